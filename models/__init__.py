@@ -1,0 +1,1 @@
+"""What a voice is: the decoder family, the codec, reading and writing checkpoints."""

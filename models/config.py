@@ -1,0 +1,141 @@
+"""Shape of a decoder: one frozen dataclass read from an HF `config.json` of the Llama, Qwen2 or Qwen3 family.
+
+Knows nothing about tensors. What this package cannot reproduce exactly (other activations, other rope scalings, sliding
+windows, pre-quantized weights) is refused here rather than computed wrongly.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+from optimum.utils import NormalizedConfigManager
+
+from sottovoce.errors import VoiceError
+
+Family = Literal["llama", "qwen2", "qwen3"]
+RopeKind = Literal["default", "linear", "llama3"]
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding: base `theta`, and how frequencies are scaled (`factor`; llama3 uses all fields)."""
+
+    theta: float = 10000.0
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a decoder: V `vocab_size`, d `hidden_size`, L `layers`, `heads`, H `kv_heads`, D `head_dim`."""
+
+    family: Family
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_position: int
+    norm_eps: float = 1e-6
+    rope: RopeConfig = RopeConfig()
+    tied_head: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that contradict each other."""
+        sizes = (self.vocab_size, self.hidden_size, self.intermediate_size, self.layers, self.heads, self.kv_heads)
+        if min(*sizes, self.head_dim, self.max_position) < 1:
+            raise VoiceError("config.json: every size must be at least 1")
+        if self.heads % self.kv_heads:
+            raise VoiceError(f"config.json: {self.heads} attention heads cannot share {self.kv_heads} KV heads evenly")
+        if self.head_dim % 2:
+            raise VoiceError(f"config.json: head_dim {self.head_dim} is odd, rotary positions need pairs")
+
+    @property
+    def qk_norm(self) -> bool:
+        """True where queries and keys are normalised per head before rotation (Qwen3)."""
+        return self.family == "qwen3"
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "DecoderConfig":
+        """Read a decoded HF `config.json`; VoiceError names the key that is missing or cannot be honoured."""
+        family = config.get("model_type")
+        if family not in get_args(Family):
+            raise VoiceError(f"config.json: model_type {family!r} is not one of {', '.join(get_args(Family))}")
+        _refuse_unsupported(config)
+        normal = _Normalized(family, config)
+        heads, width = normal.integer("num_attention_heads"), normal.integer("hidden_size")
+        bias = bool(config.get("attention_bias", False))
+        return cls(
+            family=family,
+            vocab_size=normal.integer("vocab_size"),
+            hidden_size=width,
+            intermediate_size=normal.integer("intermediate_size"),
+            layers=normal.integer("num_layers"),
+            heads=heads,
+            kv_heads=normal.integer("num_key_value_heads", heads),
+            head_dim=normal.integer("head_dim", 128 if family == "qwen3" else width // max(heads, 1)),
+            max_position=normal.integer("max_position_embeddings"),
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rope=_rope(config),
+            tied_head=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=bias or family == "qwen2",
+            output_bias=bias and family != "qwen2",
+            mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
+        )
+
+
+class _Normalized:
+    """An HF config seen through optimum's normalized attribute names for the family."""
+
+    def __init__(self, family: str, config: Mapping[str, Any]) -> None:
+        self._view = NormalizedConfigManager.get_normalized_config_class(family)(SimpleNamespace(**config))
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """The whole number `name`, `default` where the config has none or null."""
+        value = getattr(self._view, name) if self._view.has_attribute(name) else default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise VoiceError(f"config.json: {name} must be a whole number, found {value!r}")
+        return value
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    """Raise VoiceError for settings that would change what the decoder computes."""
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise VoiceError(f"config.json: hidden_act {activation!r} is not supported (silu is)")
+    if config.get("use_sliding_window"):
+        raise VoiceError("config.json: use_sliding_window is not supported; the window is chosen at export (--window)")
+    if config.get("quantization_config"):
+        raise VoiceError("config.json: weights are already quantized; start from the fp16 or fp32 checkpoint")
+
+
+def _rope(config: Mapping[str, Any]) -> RopeConfig:
+    """Rope settings in the older (`rope_theta` + `rope_scaling`) or newer (`rope_parameters`) HF form."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in get_args(RopeKind):
+        raise VoiceError(f"config.json: rope type {kind!r} is not one of {', '.join(get_args(RopeKind))}")
+    if scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise VoiceError("config.json: partial_rotary_factor other than 1 is not supported")
+    theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
+    fallback = config.get("max_position_embeddings", 8192)
+    rope = RopeConfig(
+        theta=theta,
+        kind=kind,
+        factor=float(scaling.get("factor", 1.0)),
+        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
+        original_max_position=int(scaling.get("original_max_position_embeddings", fallback)),
+    )
+    if not (math.isfinite(theta) and theta > 0 and rope.factor > 0):
+        raise VoiceError(f"config.json: rope theta {theta} and factor {rope.factor} must be positive")
+    return rope

@@ -1,0 +1,96 @@
+"""The decoder against transformers' own classes, and its training-side options against each other."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from sottovoce.errors import VoiceError
+from sottovoce.models.config import DecoderConfig
+from sottovoce.models.decoder import Decoder
+from tests.models.shapes import CONFIGS, randomise, tiny_decoder
+
+IDS = torch.randint(0, 97, (2, 150), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equals_transformers(name: str) -> None:
+    config = dict(CONFIGS[name])
+    oracle = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config.pop("model_type")](**config))
+    randomise(oracle)
+    decoder = Decoder(DecoderConfig.from_hf(CONFIGS[name]))
+    weights = oracle.state_dict()
+    if decoder.config.tied_head:
+        del weights["lm_head.weight"]
+    decoder.load_state_dict(weights)
+    with torch.no_grad():
+        expected = oracle.eval()(IDS).logits
+        actual = decoder.logits(decoder(IDS))
+    assert expected.std() > 0.3
+    assert (actual - expected).abs().max() <= 1e-5 * max(1.0, expected.std().item())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_reads_what_transformers_writes(name: str) -> None:
+    config = dict(CONFIGS[name])
+    written = CONFIG_MAPPING[config.pop("model_type")](**config).to_dict()
+    assert DecoderConfig.from_hf(written) == DecoderConfig.from_hf(CONFIGS[name])
+
+
+@pytest.mark.parametrize("kind", ["bool", "additive"])
+def test_explicit_causal_mask_equals_default(kind: str) -> None:
+    decoder = tiny_decoder("qwen2_tied")
+    visible = torch.ones(150, 150, dtype=torch.bool).tril()[None, None]
+    additive = torch.zeros(visible.shape).masked_fill(~visible, -1e30)
+    actual = decoder(IDS, mask=visible if kind == "bool" else additive)
+    torch.testing.assert_close(actual, decoder(IDS))
+
+
+def test_positions_are_absolute() -> None:
+    decoder = tiny_decoder("llama3_rope")
+    hidden = decoder(IDS, torch.arange(150))
+    torch.testing.assert_close(hidden, decoder(IDS))
+    assert (decoder(IDS, 2 * torch.arange(150)) - hidden).abs().max() > 0.1
+
+
+def test_head_rows_and_embeddings() -> None:
+    decoder = tiny_decoder("qwen2_tied")
+    hidden = decoder(None, inputs_embeds=decoder.model.embed_tokens(IDS))
+    torch.testing.assert_close(hidden, decoder(IDS))
+    torch.testing.assert_close(decoder.logits(hidden, slice(10, 20)), decoder.logits(hidden)[..., 10:20])
+
+
+def test_trains_under_bfloat16_autocast() -> None:
+    decoder = Decoder(DecoderConfig.from_hf(CONFIGS["qwen3_head_dim"]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = decoder.logits(decoder(IDS)).float().logsumexp(-1).mean()
+    loss.backward()
+    gradients = [p.grad for p in decoder.parameters()]
+    assert all(g is not None and g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+
+
+def test_same_seed_same_weights() -> None:
+    config = DecoderConfig.from_hf(CONFIGS["qwen2_tied"])
+    assert torch.equal(Decoder(config, seed=3).head, Decoder(config, seed=3).head)
+    assert not torch.equal(Decoder(config, seed=3).head, Decoder(config, seed=4).head)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"use_sliding_window": True}, "sliding_window"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"num_key_value_heads": 3}, "KV heads"),
+        ({"num_hidden_layers": "two"}, "num_layers"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"head_dim": 33}, "odd"),
+        ({"vocab_size": 0}, "at least 1"),
+    ],
+)
+def test_refuses_what_it_cannot_compute(change: dict[str, object], says: str) -> None:
+    with pytest.raises(VoiceError, match=says):
+        DecoderConfig.from_hf(CONFIGS["llama3_rope"] | change)
