@@ -1,0 +1,1 @@
+"""Voice → bundle: graphs, quantization, manifest, parity."""

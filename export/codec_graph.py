@@ -1,0 +1,126 @@
+"""Codec → `codec_decoder.onnx` (codes and streaming states in, audio and next states out) and `codec_encoder.onnx`.
+
+Traced by torch.onnx.export, then stripped of what the tracer leaves behind (source paths, symbol names), so that the same
+codec gives the same bytes everywhere. Weights stay fp32 and inside the .onnx file: they are small.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from sottovoce.models.codec import Codec
+from sottovoce.runtime.manifest import CodecSpec, StateSpec
+
+OPSET = 20
+"""ONNX opset of the codec graphs; ONNX Runtime 1.22 reads up to 22."""
+
+IR_VERSION = 10
+"""Newest file format that ONNX Runtime 1.22 accepts."""
+
+TRACE_CODES = 7
+"""Codes in the traced example; an odd number, so that it cannot be mistaken for a constant of the codec."""
+
+
+class _Decode(nn.Module):
+    """`Codec.decode` as a forward function, its results in one flat tuple."""
+
+    def __init__(self, codec: Codec) -> None:
+        """Wrap `codec`."""
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, codes: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        """codes [1, N] int64, states → audio [1, N·hop] float32, next states."""
+        audio, following = self.codec.decode(codes, states)
+        return (audio, *following)
+
+
+class _Encode(nn.Module):
+    """`Codec.encode` as a forward function."""
+
+    def __init__(self, codec: Codec) -> None:
+        """Wrap `codec`."""
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio [1, S] float32 → codes [1, N] int64."""
+        return self.codec.encode(audio)
+
+
+def export_codec(codec: Codec, folder: Path) -> CodecSpec:
+    """Write both codec graphs into `folder`; returns the manifest's description of them."""
+    config, states = codec.config, codec.init_states(1)
+    spec = CodecSpec(
+        sample_rate=config.sample_rate,
+        hop=config.hop,
+        delay=config.delay,
+        flush_codes=config.flush_codes,
+        flush_code=config.flush_code,
+        states=tuple(StateSpec(f"state.{i}", tuple(state.shape)) for i, state in enumerate(states)),
+    )
+    onnx.save(decoder_graph(codec), folder / spec.decoder)
+    if spec.encoder:
+        onnx.save(encoder_graph(codec), folder / spec.encoder)
+    return spec
+
+
+def decoder_graph(codec: Codec) -> onnx.ModelProto:
+    """codes [1, N] int64, state.{i} → audio [1, S] float32, next_state.{i}; any N ≥ 1."""
+    states = codec.init_states(1)
+    names = [f"state.{i}" for i in range(len(states))]
+    codes = torch.zeros(1, TRACE_CODES, dtype=torch.long)
+    dynamic = ({1: torch.export.Dim("codes", min=1)}, [None] * len(states))
+    outputs = ["audio", *(f"next_{name}" for name in names)]
+    return _trace(_Decode(codec), (codes, states), dynamic, ["codes", *names], outputs)
+
+
+def encoder_graph(codec: Codec) -> onnx.ModelProto:
+    """audio [1, S] float32, S a multiple of the hop → codes [1, N] int64."""
+    hop = codec.config.hop
+    audio = torch.zeros(1, TRACE_CODES * hop)
+    return _trace(_Encode(codec), (audio,), ({1: hop * torch.export.Dim("codes", min=1)},), ["audio"], ["codes"])
+
+
+def _trace(
+    module: nn.Module, example: tuple[Any, ...], dynamic: Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """The graph of `module`, tidied; `dynamic` names the axes of `example` that vary."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter announces its own deprecations, which no user can act on
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # None only where a file name is given
+    model = program.model_proto
+    _tidy(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """Drop the tracer's notes (they hold paths of this machine) and call the one varying axis N or S."""
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    del graph.value_info[:]
+    for item in [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for value in [*graph.input, *graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = "S" if value.name == "audio" else "N"

@@ -1,0 +1,160 @@
+"""Reading and writing decoder weights: HF folders, safetensors only, one tensor in memory at a time.
+
+Folders are untrusted: nothing is unpickled, shard names stay inside the folder, and every name, shape and dtype is
+checked from the headers before a weight is read.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sottovoce.errors import OutputError, VoiceError
+from sottovoce.models.config import DecoderConfig
+from sottovoce.models.decoder import Decoder
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_DTYPES = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An HF folder whose headers have been checked; `files` maps tensor name → shard name."""
+
+    folder: Path
+    hf: dict[str, Any]
+    config: DecoderConfig
+    files: dict[str, str]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Checkpoint":
+        """Check `folder` without reading weights; VoiceError says what is missing or wrong, and in which file."""
+        hf = read_json(folder / CONFIG)
+        config = DecoderConfig.from_hf(hf)
+        files = _find_shards(folder)
+        _check_tensors(folder, files, config)
+        return cls(folder, hf, config, files)
+
+    def read(self, name: str) -> Tensor:
+        """One weight as float32; the file is mapped for the length of this call only."""
+        path = self.folder / self.files[name]
+        return _opened(path, lambda file: file.get_tensor(name).to(torch.float32, copy=True))
+
+    def load(self) -> Decoder:
+        """The decoder with these weights, float32."""
+        with torch.device("meta"):
+            decoder = Decoder(self.config)
+        decoder.to_empty(device="cpu")
+        with torch.no_grad():
+            for name, parameter in decoder.named_parameters():
+                parameter.copy_(self.read(name))
+        return decoder
+
+    def sha256(self) -> str:
+        """Hash of the config and of every shard, in order of name (hex): which weights a bundle came from."""
+        digest = hashlib.sha256()
+        for name in (CONFIG, *sorted(set(self.files.values()))):
+            with (self.folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; VoiceError where it is missing or not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise VoiceError(f"{path} is missing: {path.parent} is not a checkpoint folder") from None
+    except (OSError, ValueError) as error:
+        raise VoiceError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise VoiceError(f"{path}: expected an object")
+    return value
+
+
+def save_weights(decoder: Decoder, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write `model.safetensors` whole or not at all; OutputError where the disk refuses."""
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in decoder.state_dict().items()}
+    write_atomic(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+
+def write_atomic(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `target`, then rename it; nothing is left behind where it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{target} cannot be written: {error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _find_shards(folder: Path) -> dict[str, str]:
+    """Tensor name → shard, from the index or from the only file."""
+    if (folder / INDEX).exists():
+        shards = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+            raise VoiceError(f"{folder / INDEX}: weight_map must map tensor names to file names")
+        if outside := [s for s in shards.values() if Path(s).name != s or "\\" in s or s in ("", "..")]:
+            raise VoiceError(f"{folder / INDEX}: {outside[0]!r} is not a file name inside the folder")
+        return shards
+    if (folder / WEIGHTS).exists():
+        return _opened(folder / WEIGHTS, lambda file: dict.fromkeys(file.keys(), WEIGHTS))
+    if pickled := sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*")):
+        raise VoiceError(f"{pickled[0]} is a pickle, which is never loaded: save the model as {WEIGHTS}")
+    raise VoiceError(f"{folder / WEIGHTS} is missing, and so is {INDEX}")
+
+
+def _check_tensors(folder: Path, files: dict[str, str], config: DecoderConfig) -> None:
+    """Names, shapes and dtypes of every shard against the decoder that `config` describes."""
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in Decoder(config).state_dict().items()}
+    if missing := sorted(set(expected) - set(files)):
+        raise VoiceError(f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all)")
+    if unexpected := sorted(n for n in set(files) - set(expected) if not _ignored(n, config)):
+        raise VoiceError(f"{folder}: unexpected tensor {unexpected[0]} ({len(unexpected)} in all)")
+    for shard in sorted(set(files.values())):
+        names = [name for name in expected if files[name] == shard]
+        found = _opened(folder / shard, lambda file, names=names: [_header(file, name) for name in names])
+        for name, (shape, dtype) in zip(names, found, strict=True):
+            if shape != expected[name]:
+                raise VoiceError(f"{folder / shard}: {name} is {shape}, config.json asks for {expected[name]}")
+            if dtype not in _DTYPES:
+                raise VoiceError(f"{folder / shard}: {name} is {dtype}, expected one of {', '.join(_DTYPES)}")
+
+
+def _header(file: Any, name: str) -> tuple[list[int], str]:
+    """Shape and dtype of one tensor, its data untouched."""
+    view = file.get_slice(name)
+    return view.get_shape(), view.get_dtype()
+
+
+def _ignored(name: str, config: DecoderConfig) -> bool:
+    """True for what HF itself ignores: a copy of a tied head, and stored rotary frequencies."""
+    return (config.tied_head and name == "lm_head.weight") or name.endswith("rotary_emb.inv_freq")
+
+
+def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
+    """What `use` makes of an open safetensors file; VoiceError names a file that is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return use(file)
+    except FileNotFoundError:
+        raise VoiceError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise VoiceError(f"{path} is damaged: {error}") from None
