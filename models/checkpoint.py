@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,20 @@ def save_weights(decoder: Decoder, folder: Path, dtype: torch.dtype = torch.floa
     write_atomic(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
-def write_atomic(target: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `target`, then rename it; nothing is left behind where it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
+    temporary = Path(name)
     try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(target)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{target} cannot be written: {error}") from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _find_shards(folder: Path) -> dict[str, str]:
@@ -130,7 +132,7 @@ def _check_tensors(folder: Path, files: dict[str, str], config: DecoderConfig) -
         raise VoiceError(f"{folder}: unexpected tensor {unexpected[0]} ({len(unexpected)} in all)")
     for shard in sorted(set(files.values())):
         names = [name for name in expected if files[name] == shard]
-        found = _opened(folder / shard, lambda file, names=names: [_header(file, name) for name in names])
+        found = _opened(folder / shard, partial(_headers, names=names))
         for name, (shape, dtype) in zip(names, found, strict=True):
             if shape != expected[name]:
                 raise VoiceError(f"{folder / shard}: {name} is {shape}, config.json asks for {expected[name]}")
@@ -138,10 +140,10 @@ def _check_tensors(folder: Path, files: dict[str, str], config: DecoderConfig) -
                 raise VoiceError(f"{folder / shard}: {name} is {dtype}, expected one of {', '.join(_DTYPES)}")
 
 
-def _header(file: Any, name: str) -> tuple[list[int], str]:
-    """Shape and dtype of one tensor, its data untouched."""
-    view = file.get_slice(name)
-    return view.get_shape(), view.get_dtype()
+def _headers(file: Any, names: list[str]) -> list[tuple[list[int], str]]:
+    """Shape and dtype of tensors, their data untouched; a name the index promises in vain raises SafetensorError."""
+    views = [file.get_slice(name) for name in names]
+    return [(list(view.get_shape()), view.get_dtype()) for view in views]
 
 
 def _ignored(name: str, config: DecoderConfig) -> bool:

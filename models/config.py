@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from optimum.utils import NormalizedConfigManager
 
@@ -68,9 +68,7 @@ class DecoderConfig:
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderConfig":
         """Read a decoded HF `config.json`; VoiceError names the key that is missing or cannot be honoured."""
-        family = config.get("model_type")
-        if family not in get_args(Family):
-            raise VoiceError(f"config.json: model_type {family!r} is not one of {', '.join(get_args(Family))}")
+        family = _family(config)
         _refuse_unsupported(config)
         normal = _Normalized(family, config)
         heads, width = normal.integer("num_attention_heads"), normal.integer("hidden_size")
@@ -92,6 +90,16 @@ class DecoderConfig:
             output_bias=bias and family != "qwen2",
             mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
         )
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    """The family `model_type` names, VoiceError where it is not one of ours."""
+    for family in get_args(Family):
+        if config.get("model_type") == family:
+            return cast(Family, family)
+    raise VoiceError(
+        f"config.json: model_type {config.get('model_type')!r} is not one of {', '.join(get_args(Family))}"
+    )
 
 
 class _Normalized:
