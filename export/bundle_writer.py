@@ -5,7 +5,6 @@ hidden folder, so the target is either the old bundle, the new one, or absent.
 """
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from sottovoce.errors import OptionError, OutputError
+from sottovoce.runtime.bundle import sha256
 from sottovoce.runtime.manifest import MANIFEST, FileEntry
 
 TOOLS = ("sottovoce", "torch", "onnx", "onnxruntime", "numpy", "optimum", "transformers", "safetensors")
@@ -63,27 +63,10 @@ def check_space(target: Path, size: int) -> None:
         raise OutputError(f"{target} needs {size / 1e6:.1f} MB and {folder} has {free / 1e6:.1f} MB free: make room")
 
 
-def file_entry(path: Path) -> FileEntry:
-    """SHA-256 and size of one file."""
-    with path.open("rb") as file:
-        return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
-
-
 def file_entries(folder: Path) -> dict[str, FileEntry]:
     """SHA-256 and size of every file under `folder` except the manifest, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {p.relative_to(folder).as_posix(): file_entry(p) for p in files}
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over `config.json` and every safetensors file of a voice, as `sha256sum FILES | sha256sum` prints it.
-
-    The files are named relative to the voice and sorted, so that moving a voice does not change its hash.
-    """
-    files = [folder / "config.json", *folder.rglob("*.safetensors"), *folder.glob("codec/config.json")]
-    names = sorted(p.relative_to(folder).as_posix() for p in files if p.is_file())
-    listing = "".join(f"{file_entry(folder / name).sha256}  {name}\n" for name in names)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return {p.relative_to(folder).as_posix(): FileEntry(sha256(p), p.stat().st_size) for p in files}
 
 
 def tool_versions(names: Iterable[str] = TOOLS) -> dict[str, str]:

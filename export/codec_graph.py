@@ -6,8 +6,9 @@ codec gives the same bytes everywhere. Weights stay fp32 and inside the .onnx fi
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,7 @@ def _trace(
     module: nn.Module, example: tuple[Any, ...], dynamic: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> onnx.ModelProto:
     """The graph of `module`, tidied; `dynamic` names the axes of `example` that vary."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter announces its own deprecations, which no user can act on
+    with _quiet():
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -110,6 +110,18 @@ def _trace(
     _tidy(model)
     onnx.checker.check_model(model)
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush the exporter: it prints its stages and warns of things that no user of this package can act on."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _tidy(model: onnx.ModelProto) -> None:

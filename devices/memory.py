@@ -1,0 +1,86 @@
+"""Memory of the running process, as the operating system counts it. All figures are bytes.
+
+`peak` is max(VmHWM, VmRSS + VmSwap): VmHWM misses pages that were swapped out, and `ru_maxrss` is inherited from the parent
+on Linux, so it serves only where there is no /proc.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sottovoce.errors import OptionError
+
+PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One reading: resident and swapped now, the peak so far; `proportional` (PSS) shares pages fairly among processes."""
+
+    resident: int
+    swapped: int
+    peak: int
+    proportional: int | None
+
+
+def read_memory() -> Memory:
+    """Memory of this process. Raises OptionError on a system that offers neither /proc nor getrusage."""
+    status = PROC / "status"
+    if status.exists():
+        return from_proc(status.read_text(), _read(PROC / "smaps_rollup"))
+    if os.name != "posix":
+        raise OptionError(f"profile reads memory on Linux and macOS, not on {sys.platform}: profile there, or on WSL")
+    return from_getrusage()
+
+
+def from_proc(status: str, rollup: str | None) -> Memory:
+    """Memory from the text of /proc/self/status and, where the kernel has it, /proc/self/smaps_rollup."""
+    fields = _kilobytes(status)
+    resident, swapped = fields["VmRSS"], fields.get("VmSwap", 0)
+    pss = _kilobytes(rollup).get("Pss") if rollup else None
+    return Memory(resident, swapped, max(fields.get("VmHWM", 0), resident + swapped), pss)
+
+
+def from_getrusage() -> Memory:
+    """Memory where there is no /proc: the peak from getrusage, the present size from `ps`."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    listing = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
+    resident = int(listing.stdout) * 1024
+    return Memory(resident, 0, max(peak, resident), None)
+
+
+def mapped_bytes(folder: Path) -> int | None:
+    """Resident bytes of files under `folder` that this process has mapped; None where /proc/self/smaps is missing."""
+    text = _read(PROC / "smaps")
+    return None if text is None else mapped_from_smaps(text, folder.resolve())
+
+
+def mapped_from_smaps(text: str, folder: Path) -> int:
+    """Sum of `Rss` over the mappings in the text of /proc/self/smaps whose file lies under `folder`."""
+    total, inside = 0, False
+    for line in text.splitlines():
+        words = line.split(maxsplit=5)
+        if not words[0].endswith(":"):  # a header: "7f00-7f10 r--p 00000000 08:01 123   /path"
+            inside = len(words) == 6 and Path(words[5]).is_relative_to(folder)
+        elif words[0] == "Rss:" and inside:
+            total += int(words[1]) * 1024
+    return total
+
+
+def _read(path: Path) -> str | None:
+    """The text of a /proc file, or None where the kernel does not offer it."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _kilobytes(text: str) -> dict[str, int]:
+    """`Name:   123 kB` lines as bytes."""
+    pairs = (line.split(":", 1) for line in text.splitlines() if line.endswith(" kB"))
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs}
