@@ -1,0 +1,1 @@
+"""Bundle → audio, with numpy, onnxruntime and soundfile only."""

@@ -1,0 +1,144 @@
+"""Opening a bundle: a folder nobody vouches for becomes an immutable object that threads share."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from sottovoce.errors import BundleError
+from sottovoce.runtime.contract import check_codec, check_decoder, check_prompt, check_supported, token_ids
+from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
+from sottovoce.runtime.session import Ints, Session, check_onnxruntime, default_threads, open_session
+from sottovoce.runtime.text.frontend import Frontend, load_frontend
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a bundle needs beyond its decoder to speak."""
+
+    prompt: PromptSpec
+    sampling: SamplingSpec
+    codec: CodecSpec
+    frontend: Frontend
+    codec_session: Session
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle; nothing in it changes, so one serves any number of streams and threads."""
+
+    folder: Path
+    manifest: Manifest
+    threads: int
+    decoder: Session
+    token_ids: Ints
+    """Token id of each logit, [V'] int64."""
+    speaking: Voice | None
+    """None for a decoder-only bundle."""
+    load_seconds: Mapping[str, float]
+    """Stages of the load: `hashes`, `decoder`, `codec`, `text`."""
+
+    @property
+    def voice(self) -> Voice:
+        """What is needed to speak; raises BundleError for a decoder-only bundle."""
+        if self.speaking is None:
+            raise BundleError(f"{self.folder} holds a decoder only, without codec and prompt layout: it cannot speak")
+        return self.speaking
+
+
+def load_bundle(folder: str | Path, threads: int | None = None, verify_hashes: bool = True) -> Bundle:
+    """Open the bundle in `folder` with `threads` threads per graph (None: the usable processors, at most 4).
+
+    Raises BundleError for a missing, truncated or altered file or a newer schema, ContractError for a graph that
+    contradicts the manifest, OptionError for a bad thread count. Without `verify_hashes` only names and sizes are
+    checked.
+    """
+    root = Path(folder)
+    count = default_threads() if threads is None else threads
+    seconds: dict[str, float] = {}
+    manifest = read_manifest(root)
+    check_onnxruntime(manifest.min_onnxruntime)
+    check_supported(manifest)
+    with _timed(seconds, "hashes"):
+        check_files(root, manifest, verify_hashes)
+    with _timed(seconds, "decoder"):
+        decoder = open_session(inside(root, manifest.decoder), count)
+        check_decoder(manifest, decoder)
+    voice = _open_voice(root, manifest, count, seconds)
+    ids = token_ids(manifest.head)
+    ids.flags.writeable = False
+    return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds))
+
+
+def _open_voice(root: Path, manifest: Manifest, threads: int, seconds: dict[str, float]) -> Voice | None:
+    """The codec and the text front end; None where the manifest has neither."""
+    prompt, text, sampling, codec = manifest.prompt, manifest.text, manifest.sampling, manifest.codec
+    if prompt is None and text is None and sampling is None and codec is None:
+        return None
+    if prompt is None or text is None or sampling is None or codec is None:
+        parts = {"prompt": prompt, "text": text, "sampling": sampling, "codec": codec}
+        absent = next(name for name, part in parts.items() if part is None)
+        raise BundleError(f"{root / 'manifest.json'}: {absent} is missing, and a voice needs it to speak")
+    check_prompt(prompt, manifest.head)
+    with _timed(seconds, "codec"):
+        session = open_session(inside(root, codec.decoder), threads)
+        check_codec(codec, session)
+    with _timed(seconds, "text"):
+        inside(root, text.file)
+        frontend = load_frontend(root, text)
+    return Voice(prompt, sampling, codec, frontend, session)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`; raises BundleError where that would leave the folder (absolute, `..`, or through a link)."""
+    relative = PurePosixPath(name)
+    if not name or relative.is_absolute() or ".." in relative.parts or "\\" in name or ":" in name:
+        raise BundleError(f"{folder}: file name {name!r} points outside the bundle")
+    path = folder / relative
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{path} is a link that leads outside the bundle: copy the file itself")
+    return path
+
+
+def check_files(folder: Path, manifest: Manifest, verify_hashes: bool = True) -> None:
+    """Raise BundleError, naming the file, where one is missing, truncated, altered or not listed in the manifest."""
+    for name in _needed(manifest):
+        if name not in manifest.files:
+            raise BundleError(f"{folder / 'manifest.json'}: files has no entry for {name}, so it cannot be trusted")
+    for name, entry in manifest.files.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: copy the bundle again")
+        if (size := path.stat().st_size) != entry.size:
+            what = "truncated" if size < entry.size else "altered"
+            raise BundleError(f"{path} is {what}: {size} bytes, manifest says {entry.size}; copy the bundle again")
+        if verify_hashes and sha256(path) != entry.sha256:
+            raise BundleError(f"{path} is altered: its SHA-256 is not the manifest's; copy the bundle again")
+
+
+def _needed(manifest: Manifest) -> Iterator[str]:
+    """Files the runtime will open."""
+    yield manifest.decoder
+    if manifest.text:
+        yield manifest.text.file
+    if manifest.codec:
+        yield manifest.codec.decoder
+        if manifest.codec.encoder:
+            yield manifest.codec.encoder
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Record how long the body takes as `seconds[stage]`."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

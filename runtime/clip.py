@@ -1,0 +1,52 @@
+"""A reference clip: an audio file → mono float32 at the codec's sample rate."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import soundfile
+
+from sottovoce.errors import MissingExtraError, PromptError
+from sottovoce.runtime.session import Floats
+
+SILENCE: Final = 1e-3
+"""Peak below which a clip is taken for silence (-60 dB of full scale)."""
+
+
+def read_clip(path: Path, sample_rate: int, max_samples: int) -> Floats:
+    """The file at `path` as [S] float32 at `sample_rate` Hz, S ≤ `max_samples`, channels averaged.
+
+    Raises PromptError for a file that is missing, not audio, silent, or too long (says how long is allowed), and
+    MissingExtraError where another sample rate needs soxr.
+    """
+    if not path.is_file():
+        raise PromptError(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = int(file.samplerate)
+            check_length(path, file.frames / rate, max_samples / sample_rate)
+            audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise PromptError(f"{path} is not audio that soundfile reads (WAV, FLAC, OGG, MP3): {error}") from None
+    if not np.isfinite(audio).all():
+        raise PromptError(f"{path} holds samples that are not numbers: convert it again")
+    if not audio.size or np.abs(audio).max() < SILENCE:
+        raise PromptError(f"{path} is silent: a prompt needs a few seconds of clear speech")
+    return resample(audio, rate, sample_rate)[:max_samples]
+
+
+def check_length(path: Path, seconds: float, allowed: float) -> None:
+    """Raise PromptError where a clip of `seconds` is longer than `allowed` (and a rounding of the sample count)."""
+    if seconds > allowed + 0.001:
+        raise PromptError(f"{path} is {seconds:.2f} s long, this bundle takes at most {allowed:.2f} s: cut the clip")
+
+
+def resample(audio: Floats, rate: int, wanted: int) -> Floats:
+    """`audio` [S] from `rate` to `wanted` Hz; raises MissingExtraError where soxr is needed and absent."""
+    if rate == wanted:
+        return audio
+    try:
+        import soxr
+    except ImportError:
+        raise MissingExtraError("soxr", "audio") from None
+    return np.asarray(soxr.resample(audio, rate, wanted), np.float32)

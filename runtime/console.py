@@ -1,0 +1,60 @@
+"""What every command shares: errors become one line and an exit status. Imports nothing heavy."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from sottovoce.errors import MissingExtraError, ParityError, SottovoceError
+
+EXTRAS: Final = {
+    "tokenizers": "text",
+    "soxr": "audio",
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "optimum": "export",
+    "safetensors": "export",
+    "rich": "export",
+    "pocketsphinx": "evaluate",
+    "jiwer": "evaluate",
+    "matplotlib": "evaluate",
+}
+"""The extra that brings each optional module."""
+
+
+def guarded(run: Callable[[], int], debug: bool = False) -> int:
+    """The exit status of `run`: its own, or 1 for a failed parity gate, 2 for bad input, 130 for Ctrl-C.
+
+    Errors of this package, of the operating system, and missing extras are printed as one line, unless `debug`.
+    """
+    try:
+        return run()
+    except BrokenPipeError:
+        # The reader has had enough; keep the interpreter from complaining when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".")[0]
+        if debug or module not in EXTRAS:
+            raise
+        return report(MissingExtraError(module, EXTRAS[module]))
+    except (SottovoceError, OSError) as error:
+        if debug:
+            raise
+        return report(error)
+
+
+def report(error: Exception) -> int:
+    """Print `error` as one line on stderr; its exit status."""
+    print("sottovoce:", " ".join(str(error).split()), file=sys.stderr)
+    return 1 if isinstance(error, ParityError) else 2
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """The option every command has."""
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")

@@ -1,0 +1,284 @@
+"""The bundle contract: `manifest.json` as frozen dataclasses, read strictly.
+
+Written by `sottovoce.export`, read by `sottovoce.runtime` and `sottovoce.devices`. Unknown keys, missing keys and a
+newer schema are errors. Slots of a cache buffer `[1, H, P + W, D]`: `0..P-1` conditioning, `P..P+W-2` ring, `P+W-1`
+scratch.
+"""
+
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sottovoce.errors import BundleError
+
+SCHEMA = 1
+"""Version of the bundle contract; raised whenever the meaning of a field changes."""
+
+MANIFEST = "manifest.json"
+"""Name of the manifest inside a bundle folder."""
+
+Flavour = Literal["ort", "portable"]
+WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
+CacheFormat = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle: its SHA-256 (hex) and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """Buffers of equal shape: `layers` pairs of `[1, kv_heads, prefix + window, head_dim]`."""
+
+    name: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    prefix: int
+    window: int
+    unit: Literal["token", "patch"]
+    dtype: CacheFormat
+
+    @property
+    def slots(self) -> int:
+        """Slots per buffer, P + W."""
+        return self.prefix + self.window
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one set of this group's key and value buffers."""
+        width = {"fp32": 4, "fp16": 2, "int8": 1}[self.dtype]
+        return 2 * self.layers * self.kv_heads * self.slots * self.head_dim * width
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The cache contract; `bytes` counts both sets where past and present are not aliased."""
+
+    groups: tuple[CacheGroup, ...]
+    write: Literal["scratch", "inplace"]
+    aliased: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One graph input or output as the session must report it; symbolic axes are strings."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class IoSpec:
+    """Inputs and outputs of `decoder.onnx`."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """How weights are stored: formats of layers, head and embedding; block size where quantized."""
+
+    layers: WeightFormat
+    head: WeightFormat
+    embedding: WeightFormat
+    block_size: int | None
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Token id of each logit, as half-open ranges in order: `[[0, 6400], [6403, 6404]]`."""
+
+    ids: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How a prefix is laid out.
+
+    `layout` holds token ids and the fields `{text}`, `{prompt_text}`, `{prompt_codes}` in order; code c of the codec is
+    token `code_offset + c`, `code_count` of them; `stop` ids end an utterance. `max_text_tokens` and `max_prompt_codes`
+    are the longest the voice was trained for.
+    """
+
+    layout: tuple[int | str, ...]
+    code_offset: int
+    code_count: int
+    stop: tuple[int, ...]
+    max_text_tokens: int
+    max_prompt_codes: int
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """Text front end: its kind and the bundle file that describes it."""
+
+    kind: Literal["characters", "lexicon", "tokenizer"]
+    file: str
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """Sampling defaults; temperature 0 is greedy, top_k 0 and top_p 1 keep every token.
+
+    `ras_window` 0 switches repetition-aware sampling off. Lengths in generated tokens are
+    `min_ratio`/`max_ratio` × text tokens, plus `max_extra` for the upper one.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 0
+    ras_window: int = 0
+    ras_tau: float = 0.1
+    min_ratio: float = 0.0
+    max_ratio: float = 20.0
+    max_extra: int = 25
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One streaming state tensor of the codec decoder: `state.{i}` in, `next_state.{i}` out, zeros at the start."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CodecSpec:
+    """Codec graphs: `hop` samples per code.
+
+    The first `delay` samples are dropped; `flush_codes` × `flush_code` are fed at the end to get the last ones out.
+    """
+
+    sample_rate: int
+    hop: int
+    delay: int
+    flush_codes: int
+    flush_code: int
+    states: tuple[StateSpec, ...]
+    decoder: str = "codec_decoder.onnx"
+    encoder: str | None = "codec_encoder.onnx"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec."""
+
+    schema: int
+    files: dict[str, FileEntry]
+    source: str
+    tools: dict[str, str]
+    flavour: Flavour
+    min_onnxruntime: str
+    cache: CacheSpec
+    io: IoSpec
+    weights: WeightSpec
+    head: HeadSpec
+    max_position: int
+    prompt: PromptSpec | None
+    text: TextSpec | None
+    sampling: SamplingSpec | None
+    codec: CodecSpec | None
+    parity: Literal["passed", "failed"]
+    warnings: tuple[str, ...] = ()
+    history: list[dict[str, Any]] = field(default_factory=list)
+    decoder: str = "decoder.onnx"
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def parse(kind: Any, value: Any, where: str) -> Any:
+    """`value` (decoded JSON) as `kind`: a dataclass, Literal, tuple, list, dict, union or scalar type.
+
+    Raises BundleError that names `where` and what was expected there.
+    """
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        return _expect(value in args, value, where, f"one of {', '.join(map(str, args))}")
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(args, value, where)
+    if origin in (tuple, list):
+        _expect(isinstance(value, list | tuple), value, where, "a list")
+        kinds = args if origin is tuple and Ellipsis not in args else (args[0],) * len(value)
+        _expect(len(kinds) == len(value), value, where, f"{len(kinds)} items")
+        return origin(parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, where, "an object")
+        return {k: parse(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, kind.__name__)
+    return value
+
+
+def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The first member of the union that takes `value`; the last one's error otherwise."""
+    if value is None and type(None) in args:
+        return None
+    members = [a for a in args if a is not type(None)]
+    for member in members[:-1]:
+        try:
+            return parse(member, value, where)
+        except BundleError:
+            continue
+    return parse(members[-1], value, where)
+
+
+def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the dataclass `kind`, refusing unknown and missing keys."""
+    _expect(isinstance(value, dict), value, where, "an object")
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(value) - known):
+        raise BundleError(f"{where}: unknown key {unknown[0]!r}; this sottovoce reads schema {SCHEMA}")
+    hints = typing.get_type_hints(kind)
+    parsed = {k: parse(hints[k], v, f"{where}.{k}") for k, v in value.items()}
+    try:
+        return kind(**parsed)
+    except TypeError as error:
+        raise BundleError(f"{where}: {str(error).split('() ')[-1]}") from None
+
+
+def _expect(ok: bool, value: Any, where: str, what: str) -> Any:
+    """`value` if `ok`, else a BundleError that says what was expected `where`."""
+    if not ok:
+        raise BundleError(f"{where}: expected {what}, found {str(value)[:60]!r}")
+    return value
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle folder.
+
+    Raises BundleError where the folder has none, it is not JSON, is of a newer schema or breaks the contract.
+    """
+    path = folder / MANIFEST
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: {folder} is not a bundle (sottovoce export VOICE -o {folder})") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise BundleError(f"{path}: schema {schema} is newer than {SCHEMA}; update sottovoce")
+    manifest: Manifest = parse(Manifest, value, str(path))
+    if schema != SCHEMA:
+        raise BundleError(f"{path}: schema {schema} is older than {SCHEMA}; export the voice again")
+    return manifest

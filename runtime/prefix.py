@@ -1,0 +1,51 @@
+"""The conditioning prefix: the voice's layout filled with text ids and a speaker prompt, and its room for text."""
+
+from collections.abc import Sequence
+
+from sottovoce.errors import PromptError
+from sottovoce.runtime.bundle import Bundle
+from sottovoce.runtime.prompt import Prompt
+
+
+def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[int, ...]:
+    """Token ids of the prefix for `text` ids spoken by `prompt`.
+
+    Raises PromptError where the layout asks for the clip's codes or words and `prompt` has none.
+    """
+    spec = bundle.voice.prompt
+    ids: list[int] = []
+    for item in spec.layout:
+        if isinstance(item, int):
+            ids.append(item)
+        elif item == "{text}":
+            ids += text
+        elif item == "{prompt_codes}":
+            ids += (spec.code_offset + code for code in prompt.codes)
+        else:
+            ids += _transcript_ids(bundle, prompt)
+    if "{prompt_codes}" in spec.layout and not prompt.codes:
+        raise PromptError("this voice needs a clip of the speaker (--prompt)")
+    return tuple(ids)
+
+
+def _transcript_ids(bundle: Bundle, prompt: Prompt) -> list[int]:
+    """Text ids of the clip's words."""
+    if not prompt.transcript:
+        raise PromptError("this voice needs the words of the clip (--prompt-text)")
+    sentences = bundle.voice.frontend.sentences(prompt.transcript, bundle.manifest.cache.groups[0].prefix)
+    return [i for sentence in sentences for i in sentence.ids]
+
+
+def text_room(bundle: Bundle, prompt: Prompt) -> int:
+    """Text tokens one sentence may have beside `prompt`; raises PromptError where it leaves no room."""
+    spec, slots = bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix
+    fixed = len(build_prefix(bundle, (), prompt))
+    room = min(slots, bundle.manifest.max_position) - fixed
+    if room < 1:
+        codec = bundle.voice.codec
+        allowed = max(0, len(prompt.codes) + room - 1) * codec.hop / codec.sample_rate
+        raise PromptError(
+            f"the prompt needs {fixed} prefix tokens and this bundle holds {slots}: cut the clip to {allowed:.2f} s, "
+            f"or export with --prefix {fixed + spec.max_text_tokens}"
+        )
+    return min(room, spec.max_text_tokens)

@@ -1,0 +1,102 @@
+"""The speaker prompt: presets kept in the bundle, and clips turned into codes.
+
+`prompts/NAME.json` is `{"codes": […], "transcript": "", "licence": "", "consent": ""}`. Presets that came with the
+bundle are in the manifest's `files` and hashed; those a user saves are not, so they are checked whenever they are read.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from sottovoce.errors import BundleError, OptionError, PromptError
+from sottovoce.runtime.bundle import Bundle, inside
+from sottovoce.runtime.clip import read_clip
+from sottovoce.runtime.codec import encode
+from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.output import written_whole
+
+FOLDER: Final = "prompts"
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A speaker: codec codes of a clip, its words, and the lines on its licence and the speaker's consent."""
+
+    codes: tuple[int, ...] = ()
+    transcript: str = ""
+    licence: str = ""
+    consent: str = ""
+
+
+def preset_names(bundle: Bundle) -> list[str]:
+    """Names of the prompts kept in the bundle, sorted."""
+    return sorted(path.stem for path in (bundle.folder / FOLDER).glob("*.json") if NAME.fullmatch(path.stem))
+
+
+def find_prompt(bundle: Bundle, wanted: str | None, transcript: str | None = None) -> Prompt:
+    """The preset called `wanted`, else the clip at that path; None is the bundle's first preset.
+
+    `transcript` (None: the preset's own) says what the clip's words are. Raises PromptError where there is no such
+    prompt or it cannot be used.
+    """
+    names = preset_names(bundle)
+    if wanted is None:
+        if "{prompt_codes}" not in bundle.voice.prompt.layout:
+            return Prompt(transcript=transcript or "")
+        if not names:
+            raise PromptError(
+                f"{bundle.folder} has no prompts of its own: give a clip of the speaker (--prompt ref.wav)"
+            )
+        wanted = names[0]
+    if wanted not in names and not Path(wanted).exists():
+        raise PromptError(f"{wanted!r} is neither a file nor a prompt of this bundle ({', '.join(names) or 'none'})")
+    prompt = load_preset(bundle, wanted) if wanted in names else Prompt(encode_clip(bundle, Path(wanted)))
+    return prompt if transcript is None else Prompt(prompt.codes, transcript, prompt.licence, prompt.consent)
+
+
+def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
+    """Codes of the audio file at `path`; raises PromptError where it is no usable clip."""
+    codec, spec = bundle.voice.codec, bundle.voice.prompt
+    audio = read_clip(path, codec.sample_rate, spec.max_prompt_codes * codec.hop)
+    if len(audio) < codec.hop:
+        raise PromptError(
+            f"{path} lasts {len(audio) / codec.sample_rate:.3f} s: a prompt needs a few seconds of speech"
+        )
+    return encode(bundle, audio)[: spec.max_prompt_codes]
+
+
+def load_preset(bundle: Bundle, name: str) -> Prompt:
+    """`prompts/NAME.json` of the bundle; raises BundleError where it is malformed or has codes the voice lacks."""
+    path = inside(bundle.folder, f"{FOLDER}/{name}.json")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    prompt: Prompt = parse(Prompt, value, str(path))
+    spec = bundle.voice.prompt
+    if not 0 < len(prompt.codes) <= spec.max_prompt_codes:
+        raise BundleError(f"{path}: {len(prompt.codes)} codes, between 1 and {spec.max_prompt_codes} are allowed")
+    if not 0 <= min(prompt.codes) <= max(prompt.codes) < spec.code_count:
+        raise BundleError(f"{path}: codes must lie between 0 and {spec.code_count - 1}")
+    return prompt
+
+
+def save_preset(bundle: Bundle, name: str, prompt: Prompt, force: bool = False) -> Path:
+    """Write `prompt` to `prompts/NAME.json`, whole or not at all; the manifest is left as it is.
+
+    Raises OptionError for a name that is not plain, is taken (unless `force`), or came with the bundle.
+    """
+    if not NAME.fullmatch(name):
+        raise OptionError(f"prompt name {name!r}: letters, digits, - and _ only, at most 64")
+    path = inside(bundle.folder, f"{FOLDER}/{name}.json")
+    if f"{FOLDER}/{name}.json" in bundle.manifest.files:
+        raise OptionError(f"prompt {name!r} came with the bundle: choose another name")
+    if path.exists() and not force:
+        raise OptionError(f"{path} exists: choose another name, or --force to replace it")
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path) as file:
+        file.write((json.dumps(asdict(prompt), ensure_ascii=False) + "\n").encode())
+    return path

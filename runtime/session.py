@@ -1,0 +1,88 @@
+"""The seam to ONNX Runtime: how a graph is opened, and the few methods the runtime needs of an open one."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from sottovoce.errors import BundleError, OptionError
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class Node(Protocol):
+    """One input or output as a session reports it."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+class Session(Protocol):
+    """What the runtime asks of a graph; `onnxruntime.InferenceSession` has it, and so do the fakes in tests."""
+
+    def get_inputs(self) -> Sequence[Node]:
+        """The graph's inputs."""
+        ...
+
+    def get_outputs(self) -> Sequence[Node]:
+        """The graph's outputs."""
+        ...
+
+    def io_binding(self) -> Any:
+        """An empty binding of names to buffers."""
+        ...
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """Run over bound buffers."""
+        ...
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run over arrays and return the outputs called `names`."""
+        ...
+
+
+def default_threads() -> int:
+    """Processors this process may use, at most 4: a step is bound by memory, and more threads only wait."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 4)
+
+
+def open_session(path: Path, threads: int) -> Session:
+    """`path` opened on the CPU with `threads` threads that sleep while idle (no spinning).
+
+    Raises OptionError for a thread count below 1 and BundleError where ONNX Runtime refuses the graph.
+    """
+    if threads < 1:
+        raise OptionError(f"--threads {threads}: at least 1 is needed")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise BundleError(f"{path}: onnxruntime cannot open it: {str(error).splitlines()[0][:300]}") from None
+    return cast(Session, session)
+
+
+def check_onnxruntime(minimum: str) -> None:
+    """Raise BundleError where the installed onnxruntime is older than `minimum`."""
+    if _version(onnxruntime.__version__) < _version(minimum):
+        raise BundleError(
+            f"this bundle needs onnxruntime {minimum}, found {onnxruntime.__version__}: pip install -U onnxruntime"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `1.31.1rc2` → (1, 31, 1)."""
+    return tuple(int(n) for n in re.findall(r"\d+", text)[:3])
