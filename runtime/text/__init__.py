@@ -1,0 +1,1 @@
+"""Text → token ids: normalisation, lexicon, sentence splitting. Standard library only."""

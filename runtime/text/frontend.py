@@ -1,0 +1,180 @@
+"""Text → sentences of token ids, for the three kinds of `text.json`: `characters`, `lexicon`, `tokenizer`.
+
+It knows symbols and their ids; it does not know prompts, codes or graphs.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sottovoce.errors import BundleError, MissingExtraError, TextError
+from sottovoce.runtime.manifest import TextSpec
+from sottovoce.runtime.text.lexicon import Lexicon
+from sottovoce.runtime.text.normalise import normalise
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One piece to speak in one go: `read`, the words as they are said, and their token ids."""
+
+    read: str
+    ids: tuple[int, ...]
+
+
+class Frontend(Protocol):
+    """What turns text into sentences."""
+
+    def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
+        """`text` as sentences of at most `max_tokens` ids each; raises TextError."""
+        ...
+
+
+Encode = Callable[[list[str]], tuple[int, ...]]
+
+
+def split(words: list[str], encode: Encode, max_tokens: int) -> Iterator[list[str]]:
+    """Normalised `words` cut at sentence ends, and at commas and then anywhere where a sentence is over `max_tokens`.
+
+    Raises TextError where a single word is over it.
+    """
+    start = 0
+    for i, word in enumerate(words):
+        if word in ".?":
+            yield from _shorten(words[start : i + 1], encode, max_tokens)
+            start = i + 1
+
+
+def _shorten(words: list[str], encode: Encode, max_tokens: int) -> Iterator[list[str]]:
+    """`words` in pieces that fit, halved at the comma (else the gap) nearest to the middle."""
+    length = len(encode(words))
+    if length <= max_tokens:
+        yield words
+        return
+    gaps = [i for i in range(1, len(words) - 1) if words[i] not in ",.?"]
+    if not gaps:
+        raise TextError(
+            f"{words[0][:40]!r} needs {length} text tokens and this bundle's prefix holds {max_tokens}: "
+            f"shorten it, or export with a larger --prefix"
+        )
+    middle = len(words) / 2
+    commas = [i for i in gaps if words[i - 1] == "," and 0.2 < i / len(words) < 0.8]
+    cut = min(commas or gaps, key=lambda i: abs(i - middle))
+    head = words[: cut - 1] if words[cut - 1] == "," else words[:cut]
+    yield from _shorten([*head, ","], encode, max_tokens)
+    yield from _shorten(words[cut:], encode, max_tokens)
+
+
+def read_out(words: list[str]) -> str:
+    """`words` and marks as a line of text: marks follow their word."""
+    return "".join(w if w in ",.?" else " " + w for w in words).strip()
+
+
+class LexiconFrontend:
+    """Words through a pronunciation lexicon, letter by letter where it has no entry."""
+
+    def __init__(self, symbols: dict[str, int], lexicon: Lexicon) -> None:
+        """`symbols`: phones, `" "`, marks and `letter:a` … to ids."""
+        self.symbols = symbols
+        self.lexicon = lexicon
+
+    def symbols_of(self, word: str) -> tuple[str, ...]:
+        """The symbols that `word` (or a mark) is read by."""
+        if word in ",.?":
+            return (word,)
+        if phones := self.lexicon.phones(word):
+            return phones
+        if word.endswith("'s") and (phones := self.lexicon.phones(word[:-2])):
+            return (*phones, *_plural(phones[-1]))
+        return self.spelling(word)
+
+    def spelling(self, word: str) -> tuple[str, ...]:
+        """`word` by its letters."""
+        return tuple(f"letter:{c}" for c in word if c != "'")
+
+    def encode(self, words: list[str]) -> tuple[int, ...]:
+        """Token ids of normalised `words`, a boundary symbol before each word."""
+        names = [s for w in words for s in ((() if w in ",.?" else (" ",)) + self.symbols_of(w))]
+        try:
+            return tuple(self.symbols[s] for s in names)
+        except KeyError as error:
+            raise BundleError(f"text.json has no symbol {error}: the lexicon and the symbol table disagree") from None
+
+    def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
+        """See `Frontend`."""
+        words = normalise(text, self.lexicon.__contains__)
+        return [Sentence(read_out(w), self.encode(w)) for w in split(words, self.encode, max_tokens)]
+
+
+def _plural(last: str) -> tuple[str, ...]:
+    """The phones that 's adds after `last`."""
+    if last in ("s", "z", "sh", "zh", "ch", "jh"):
+        return ("ax", "z")
+    return ("s",) if last in ("p", "t", "k", "f", "th") else ("z",)
+
+
+class CharacterFrontend:
+    """Normalised text letter by letter."""
+
+    def __init__(self, symbols: dict[str, int]) -> None:
+        """`symbols`: characters to ids."""
+        self.symbols = symbols
+
+    def encode(self, words: list[str]) -> tuple[int, ...]:
+        """Ids of the characters; those without a symbol are an error that names them."""
+        text = read_out(words)
+        if unknown := sorted(set(text) - set(self.symbols)):
+            raise TextError(f"this voice has no symbol for {' '.join(unknown)!r}")
+        return tuple(self.symbols[c] for c in text)
+
+    def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
+        """See `Frontend`."""
+        return [Sentence(read_out(w), self.encode(w)) for w in split(normalise(text), self.encode, max_tokens)]
+
+
+class TokenizerFrontend:
+    """Text through a Hugging Face `tokenizer.json`; such voices read digits and marks themselves."""
+
+    def __init__(self, path: Path) -> None:
+        """Load `path`; needs the extra `text`."""
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise MissingExtraError("tokenizers", "text") from None
+        self._tokenizer = Tokenizer.from_file(str(path))
+
+    def encode(self, words: list[str]) -> tuple[int, ...]:
+        """Ids of the words joined by spaces, without special tokens."""
+        return tuple(self._tokenizer.encode(read_out(words), add_special_tokens=False).ids)
+
+    def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
+        """See `Frontend`."""
+        words = [w for piece in text.replace(",", " , ").split() for w in _final_mark(piece)]
+        if not words:
+            raise TextError("nothing to say: the text has no words")
+        if words[-1] not in (".", "?"):
+            words.append(".")
+        return [Sentence(read_out(w), self.encode(w)) for w in split(words, self.encode, max_tokens)]
+
+
+def _final_mark(piece: str) -> list[str]:
+    """`"end."` → `["end", "."]`; inner full stops stay."""
+    return [piece[:-1], piece[-1]] if len(piece) > 1 and piece[-1] in ".?" else [piece]
+
+
+def load_frontend(folder: Path, spec: TextSpec) -> Frontend:
+    """The front end that `folder`'s `spec.file` describes; raises BundleError where it is malformed."""
+    path = folder / spec.file
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if value["kind"] != spec.kind:
+            raise BundleError(f"{path}: kind {value['kind']!r} where the manifest says {spec.kind!r}")
+        if spec.kind == "characters":
+            return CharacterFrontend(value["symbols"])
+        data = folder / Path(value["file"]).name
+        return LexiconFrontend(value["symbols"], Lexicon(data)) if spec.kind == "lexicon" else TokenizerFrontend(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, BundleError | MissingExtraError):
+            raise
+        raise BundleError(f"{path} cannot be read: {error}") from None
