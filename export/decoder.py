@@ -7,10 +7,25 @@ verifies (`parity.py` does) nor knows about bundles, codecs or text.
 from dataclasses import dataclass
 from pathlib import Path
 
+from sottovoce.errors import OptionError, OutputError
+from sottovoce.export.blobs import WeightFile
+from sottovoce.export.graph import build_graph, io_spec
+from sottovoce.export.head import check_ranges
+from sottovoce.export.weights import Nodes, Source, weights_for
 from sottovoce.models.checkpoint import Checkpoint
+from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
-from sottovoce.runtime.manifest import CacheFormat, CacheSpec, Flavour, HeadSpec, IoSpec, Manifest, WeightFormat
-from sottovoce.runtime.manifest import WeightSpec
+from sottovoce.runtime.manifest import (
+    CacheFormat,
+    CacheGroup,
+    CacheSpec,
+    Flavour,
+    HeadSpec,
+    IoSpec,
+    Manifest,
+    WeightFormat,
+    WeightSpec,
+)
 
 GRAPH = "decoder.onnx"
 DATA = "decoder.onnx.data"
@@ -55,11 +70,11 @@ class DecoderParts:
 
 
 def plan_decoder(source: Checkpoint | Decoder, options: DecoderOptions) -> DecoderParts:
-    """What `export_decoder` would write, sizes included (the graph's to within a few bytes), with nothing written.
+    """What `export_decoder` would write, sizes included, with no weight read and no file written.
 
     Raises OptionError where an option cannot be honoured for this decoder.
     """
-    raise NotImplementedError
+    return _build(source, options)[2]
 
 
 def export_decoder(source: Checkpoint | Decoder, options: DecoderOptions, folder: Path) -> DecoderParts:
@@ -68,4 +83,63 @@ def export_decoder(source: Checkpoint | Decoder, options: DecoderOptions, folder
     Raises OptionError where an option cannot be honoured, VoiceError where a weight cannot be read, OutputError where a
     file cannot be written (the caller owns the folder and removes it).
     """
-    raise NotImplementedError
+    graph, file, parts = _build(source, options)
+    try:
+        (folder / GRAPH).write_bytes(graph)
+    except OSError as error:
+        raise OutputError(f"{folder / GRAPH} cannot be written: {error}") from error
+    file.write(folder)
+    return parts
+
+
+def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes, WeightFile, DecoderParts]:
+    """The serialized graph, the weight file it points into (not written yet), and what the manifest says of them."""
+    config = source.config
+    _check(config, options)
+    ranges = check_ranges(options.head_ranges, config.vocab_size)
+    cache = _cache(config, options)
+    io = io_spec(cache, sum(end - start for start, end in ranges))
+    weights, file = weights_for(options.weights, config), WeightFile(DATA)
+    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position)
+    graph = model.SerializeToString(deterministic=True)
+    parts = DecoderParts(
+        flavour="ort",
+        min_onnxruntime=weights.min_onnxruntime,
+        cache=cache,
+        io=io,
+        weights=weights.spec,
+        head=HeadSpec(ranges),
+        max_position=options.max_position,
+        sizes={GRAPH: len(graph), DATA: file.size},
+    )
+    return graph, file, parts
+
+
+def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:
+    """One group of P + W slots; past and present share one buffer, as the fused op allows."""
+    group = CacheGroup(
+        name="backbone",
+        layers=config.layers,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        prefix=options.prefix,
+        window=options.window,
+        unit="token",
+        dtype=options.cache,
+    )
+    return CacheSpec((group,), write="scratch", aliased=True, bytes=group.nbytes)
+
+
+def _check(config: DecoderConfig, options: DecoderOptions) -> None:
+    """Raise OptionError for what the fused op would refuse, or get wrong, in mid-speech."""
+    if config.head_dim % 16:
+        raise OptionError(f"head_dim {config.head_dim} is not a multiple of 16: the fused op needs --flavour portable")
+    if options.prefix < 1:
+        raise OptionError(f"--prefix {options.prefix}: at least 1 slot is needed")
+    if options.window < 2:
+        raise OptionError(f"--window {options.window}: at least 2, the current token and one before it")
+    if options.max_position < options.prefix + options.window:
+        slots = options.prefix + options.window
+        raise OptionError(f"{options.max_position} positions are too few for {slots} cache slots: raise them")
+    if options.cache != "fp32":
+        raise OptionError(f"--cache {options.cache} cannot be written by this version: fp32")
