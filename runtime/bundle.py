@@ -11,7 +11,7 @@ from types import MappingProxyType
 from sottovoce.errors import BundleError
 from sottovoce.runtime.contract import check_codec, check_decoder, check_prompt, check_supported, token_ids
 from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
-from sottovoce.runtime.session import Ints, Session, check_onnxruntime, default_threads, open_session
+from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
 from sottovoce.runtime.text.frontend import Frontend, load_frontend
 
 
@@ -57,7 +57,7 @@ def load_bundle(folder: str | Path, threads: int | None = None, verify_hashes: b
     checked.
     """
     root = Path(folder)
-    count = default_threads() if threads is None else threads
+    count = thread_count(threads)
     seconds: dict[str, float] = {}
     manifest = read_manifest(root)
     check_onnxruntime(manifest.min_onnxruntime)

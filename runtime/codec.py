@@ -50,7 +50,7 @@ class CodecStream:
 
 
 def encode(bundle: Bundle, audio: Floats) -> tuple[int, ...]:
-    """Codes of a clip [S] float32 at the codec's sample rate.
+    """Codes of a clip [S] float32 at the codec's sample rate; what is left over of the last hop is dropped.
 
     The encoder graph is opened for this call alone: it is needed once per clip and would otherwise stay in memory.
     Raises BundleError for a bundle without encoder, ContractError where the graph gives codes the voice does not have.
@@ -61,7 +61,8 @@ def encode(bundle: Bundle, audio: Floats) -> tuple[int, ...]:
         raise BundleError(f"{bundle.folder} has no codec encoder: choose one of its own prompts")
     session = open_session(inside(bundle.folder, name), bundle.threads)
     check_encoder(name, session)
-    codes = session.run(["codes"], {"audio": audio[None]})[0][0]
+    whole = len(audio) - len(audio) % voice.codec.hop
+    codes = session.run(["codes"], {"audio": audio[None, :whole]})[0][0]
     if codes.size and not 0 <= codes.min() <= codes.max() < voice.prompt.code_count:
         raise ContractError(f"{name} gives code {codes.max()}, but the voice has {voice.prompt.code_count}")
     return tuple(codes.tolist())

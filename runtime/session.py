@@ -49,8 +49,15 @@ class Session(Protocol):
         ...
 
 
-def default_threads() -> int:
-    """Processors this process may use, at most 4: a step is bound by memory, and more threads only wait."""
+def thread_count(asked: int | None) -> int:
+    """Threads per graph: those `asked` for, else the processors this process may use, at most 4.
+
+    A step is bound by memory, so that more only wait. Raises OptionError below 1.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise OptionError(f"--threads {asked}: at least 1 is needed")
+        return asked
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 4)
 
@@ -58,10 +65,8 @@ def default_threads() -> int:
 def open_session(path: Path, threads: int) -> Session:
     """`path` opened on the CPU with `threads` threads that sleep while idle (no spinning).
 
-    Raises OptionError for a thread count below 1 and BundleError where ONNX Runtime refuses the graph.
+    Raises BundleError where ONNX Runtime refuses the graph.
     """
-    if threads < 1:
-        raise OptionError(f"--threads {threads}: at least 1 is needed")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
