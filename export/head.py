@@ -1,6 +1,7 @@
 """Head slicing: logits only of what can be sampled in speech mode, the codes and the stop ids."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from sottovoce.errors import OptionError
 from sottovoce.runtime.manifest import PromptSpec
@@ -35,7 +36,7 @@ def check_ranges(ranges: Ranges | None, vocab_size: int) -> Ranges:
     if ranges is None:
         return ((0, vocab_size),)
     bounds = [bound for pair in ranges for bound in pair]
-    touching = any(first[1] >= second[0] for first, second in zip(ranges, ranges[1:], strict=False))
+    touching = any(first[1] >= second[0] for first, second in pairwise(ranges))
     if not ranges or touching or any(a >= b for a, b in ranges) or min(bounds) < 0 or max(bounds) > vocab_size:
         raise OptionError(f"head ids {list(ranges)} must be ascending, separate ranges within 0..{vocab_size}")
     return ranges

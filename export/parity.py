@@ -3,31 +3,51 @@
 Nothing is shared with the runtime's loop on purpose. Slots that were never written hold large garbage.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sottovoce.export.decoder import DecoderParts
+import numpy as np
+import torch
+
+from sottovoce.export.decoder import GRAPH, DecoderParts
+from sottovoce.export.drive import Driver
+from sottovoce.export.head import ids_of
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.masks import wand_mask
+
+FLOAT_ERROR = 1e-4
+"""Gate: largest difference of any logit, float32 weights."""
+
+MARGIN = 0.1
+"""Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
+
+QUANTIZED_TOP1 = 0.98
+"""Gate: share of margin steps on which quantized weights choose as torch does."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A prefix of token ids, and the tokens fed after it; None lets the graph feed its own greedy choice."""
+    """A prefix of token ids, and the tokens fed after it; without any, `steps` of the graph's own greedy choice."""
 
     name: str
     prefix: tuple[int, ...]
     tokens: tuple[int, ...] | None
-    steps: int
+    steps: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens fed after the prefix."""
+        return self.steps if self.tokens is None else len(self.tokens)
 
 
 @dataclass(frozen=True)
 class ParityReport:
     """Figures over all cases; `margin` figures count the steps where torch's two best logits differ by > 0.1.
 
-    `failures` names each gate that was applied and missed; empty means passed. `wraps` is how often the ring went round
-    in the shortest case.
+    `wraps` is how often the ring went round in the shortest case. `failures` words each gate that was applied and
+    missed; empty means passed.
     """
 
     cases: tuple[str, ...]
@@ -43,12 +63,29 @@ class ParityReport:
     failures: tuple[str, ...]
 
 
-def random_cases(parts: DecoderParts, *, wraps: int = 4, max_steps: int | None = None, seed: int = 0) -> list[Case]:
-    """Prefixes of 1, P − 1 and P random ids from the head, each teacher-forced and greedy, over `wraps` ring wraps.
+@dataclass(frozen=True)
+class _Compared:
+    """One case: logits [steps + 1, V'] of both sides."""
 
-    A ring that cannot wrap below `max_position` (a full window) is driven as far as it goes; `max_steps` caps it.
+    case: Case
+    graph: np.ndarray
+    torch: np.ndarray
+
+
+def random_cases(parts: DecoderParts, *, wraps: int = 4, max_steps: int | None = None, seed: int = 0) -> list[Case]:
+    """Prefixes of 1, P − 1 and P random ids, each followed by random ids, and one greedy case; all `wraps` times round.
+
+    Ids are those of the head, which every decoder has. A ring that cannot wrap below `max_position` (a full window) is
+    driven as far as it goes; `max_steps` caps it.
     """
-    raise NotImplementedError
+    group, random = parts.cache.groups[0], np.random.default_rng(seed)
+    ids = np.array(ids_of(parts.head.ids))
+    cases = []
+    for length in sorted({1, max(1, group.prefix - 1), group.prefix}):
+        steps = min(wraps * (group.window - 1) + 2, parts.max_position - length, max_steps or parts.max_position)
+        prefix, tokens = (tuple(random.choice(ids, count).tolist()) for count in (length, steps))
+        cases.append(Case(f"prefix {length}", prefix, tokens))
+    return [*cases, Case(f"prefix {len(prefix)}, greedy", prefix, None, steps)]
 
 
 def check_decoder(
@@ -66,4 +103,67 @@ def check_decoder(
     steps, only where the caller says that the decoder is `trained` and gave cases of its own kind of text (random
     weights have no opinion worth keeping: there the figures are reported and nothing gates).
     """
-    raise NotImplementedError
+    cases = random_cases(parts) if cases is None else cases
+    decoder = source.load() if isinstance(source, Checkpoint) else source
+    driver = Driver(folder / GRAPH, parts.cache.groups[0], threads)
+    compared = [_compare(case, driver, decoder, parts) for case in cases]
+    return _report(compared, parts, trained)
+
+
+def _compare(case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts) -> _Compared:
+    """The graph first, since it chooses the tokens of a greedy case; torch over the same tokens after it."""
+    ids = ids_of(parts.head.ids)
+    driver.restart()
+    logits, fed = [driver.prefill(list(case.prefix))], list(case.tokens or ())
+    for step in range(case.length):
+        if case.tokens is None:
+            fed.append(ids[int(logits[-1].argmax())])
+        logits.append(driver.step(fed[step]))
+    expected = reference_logits(decoder, case.prefix, fed, parts.cache.groups[0].window, ids)
+    return _Compared(case, np.stack(logits), expected)
+
+
+@torch.no_grad()
+def reference_logits(
+    decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int], window: int, head_ids: Sequence[int]
+) -> np.ndarray:
+    """Torch's logits [len(tokens) + 1, V'] after the prefix and after each token, one pass under the WAND mask."""
+    ids = torch.tensor([[*prefix, *tokens]])
+    hidden = decoder(ids, mask=wand_mask(ids.shape[1], len(prefix), window))[0, len(prefix) - 1 :]
+    logits: np.ndarray = decoder.logits(hidden, torch.tensor(head_ids)).numpy()
+    return logits
+
+
+def _report(compared: Sequence[_Compared], parts: DecoderParts, trained: bool) -> ParityReport:
+    """Figures and gates over all cases."""
+    graph, expected = (np.concatenate([getattr(c, side) for c in compared]) for side in ("graph", "torch"))
+    same = graph.argmax(-1) == expected.argmax(-1)
+    best = np.sort(expected, axis=-1)[:, -2:]
+    clear = best[:, -1] - best[:, 0] > MARGIN
+    error, deviation = float(np.abs(graph - expected).max()), float(expected.std())
+    greedy = [c for c in compared if c.case.tokens is None]
+    report = ParityReport(
+        cases=tuple(c.case.name for c in compared),
+        steps=len(same),
+        wraps=min(c.case.length for c in compared) / (parts.cache.groups[0].window - 1),
+        max_error=error,
+        logits_std=deviation,
+        relative_error=error / deviation,
+        top1=float(same.mean()),
+        margin_steps=int(clear.sum()),
+        margin_top1=float(same[clear].mean()) if clear.any() else 1.0,
+        greedy_identical=all(bool((c.graph.argmax(-1) == c.torch.argmax(-1)).all()) for c in greedy),
+        failures=(),
+    )
+    return replace(report, failures=tuple(_failures(report, parts, trained)))
+
+
+def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
+    """A line for each gate that applies and was missed; written so that NaN misses it too."""
+    if parts.weights.layers == "fp32":
+        if not report.max_error <= FLOAT_ERROR:
+            yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
+        if not report.greedy_identical:
+            yield "greedy tokens differ from torch's"
+    elif trained and not report.margin_top1 >= QUANTIZED_TOP1:
+        yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {QUANTIZED_TOP1:.0%} is asked for"

@@ -37,7 +37,7 @@ def quantize(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray
     Symmetric around the operators' default zero point 2^(bits−1), scale = max|w| / (2^(bits−1) − 1) per block; the last
     block of a row is padded with zeros. 8 bits only for now: one value per byte.
     """
-    packed_shape, scale_shape = quantized_shapes(*weight.shape, block_size, bits)
+    packed_shape, scale_shape = quantized_shapes(len(weight), weight.shape[1], block_size, bits)
     packed, scales = np.empty(packed_shape, np.uint8), np.empty(scale_shape, np.float32)
     for start in range(0, len(weight), _ROWS):
         rows = slice(start, start + _ROWS)

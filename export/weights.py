@@ -31,20 +31,14 @@ class Source:
     def __init__(self, source: Checkpoint | Decoder) -> None:
         """Reads no weight; shapes come from the config."""
         self.config: DecoderConfig = source.config
-        self._tensors = None if isinstance(source, Checkpoint) else source.state_dict()
-        self._checkpoint = source if isinstance(source, Checkpoint) else None
+        self._tensor = source.read if isinstance(source, Checkpoint) else source.state_dict().__getitem__
         with torch.device("meta"):
             self.shapes = {name: tuple(tensor.shape) for name, tensor in Decoder(self.config).state_dict().items()}
 
     def read(self, *names: str) -> np.ndarray:
         """The named tensors stacked along their first axis, float32."""
-        arrays = [self._read(name) for name in names]
+        arrays = [self._tensor(name).detach().float().numpy(force=True) for name in names]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-    def _read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        tensor = self._checkpoint.read(name) if self._checkpoint else self._tensors[name].detach().float().cpu()
-        return tensor.numpy()
 
     def matrix_shape(self, *names: str) -> tuple[int, int]:
         """Shape [N, K] of matrices stacked along their rows."""

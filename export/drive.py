@@ -1,0 +1,84 @@
+"""A second driver of `decoder.onnx`, for parity checks only: the cache contract as the README words it.
+
+The runtime's loop is not used here on purpose: a mistake in reading the contract must not be made twice.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from sottovoce.runtime.manifest import CacheGroup
+
+HIDDEN = np.float32(-1e30)
+GARBAGE = 1e3
+"""Scale of what lies in slots that were never written."""
+
+
+class Driver:
+    """One utterance over one set of buffers; past and present are the same memory."""
+
+    def __init__(self, graph: Path, group: CacheGroup, threads: int = 1, garbage: float = GARBAGE) -> None:
+        """Load the graph and fill every slot with noise of scale `garbage`."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._group, self._garbage = group, garbage
+        shape = (1, group.kv_heads, group.slots, group.head_dim)
+        self._buffers = [np.zeros(shape, np.float32) for _ in range(2 * group.layers)]
+        self._binding = self._session.io_binding()
+        self._binding.bind_output("logits", "cpu")
+        names = [f"{layer}.{part}" for layer in range(group.layers) for part in ("key", "value")]
+        for name, buffer in zip(names, self._buffers, strict=True):
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
+            self._binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+            self._binding.bind_ortvalue_output(f"present.{name}", value)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the utterance: garbage in every slot, none visible."""
+        random = np.random.default_rng(0)
+        for buffer in self._buffers:
+            buffer[:] = self._garbage * random.standard_normal(buffer.shape, np.float32)
+        self._visible = np.zeros(self._group.slots, bool)
+        self._position = self._generated = 0
+
+    def prefill(self, ids: list[int]) -> np.ndarray:
+        """Feed prefix tokens, or a further chunk of them → logits [V'] of the last one."""
+        start, end = self._position, self._position + len(ids)
+        if end > self._group.prefix:
+            raise ValueError(f"{end} prefix tokens in {self._group.prefix} slots")
+        bias = np.zeros((1, 1, len(ids), end), np.float32)
+        logits = self._run(ids, end - 1, bias)
+        self._visible[start:end] = True
+        return logits
+
+    def step(self, token: int) -> np.ndarray:
+        """Feed one generated token → logits [V']; the scratch slot is then copied into the ring."""
+        self._visible[-1] = True
+        bias = np.where(self._visible, np.float32(0), HIDDEN)[None, None, None]
+        logits = self._run([token], self._group.slots - 1, bias)
+        slot = self._group.prefix + self._generated % (self._group.window - 1)
+        for buffer in self._buffers:
+            buffer[:, :, slot] = buffer[:, :, -1]
+        self._visible[slot] = True
+        self._generated += 1
+        return logits
+
+    def _run(self, ids: list[int], last_slot: int, bias: np.ndarray) -> np.ndarray:
+        """One pass: ids at the next positions, written to the slots that end with `last_slot`."""
+        positions = np.arange(self._position, self._position + len(ids))[None]
+        feed = {
+            "input_ids": np.array([ids], np.int64),
+            "position_ids": positions.astype(np.int64),
+            "seqlens_k": np.array([last_slot], np.int32),
+            "total_sequence_length": np.array(last_slot + 1, np.int32),
+            "attention_bias": np.ascontiguousarray(bias, np.float32),
+        }
+        for name, array in feed.items():
+            self._binding.bind_cpu_input(name, array)
+        self._session.run_with_iobinding(self._binding)
+        self._position += len(ids)
+        # A view of the engine's memory, which the next pass reuses: hence the copy.
+        logits: np.ndarray = self._binding.get_outputs()[0].numpy().reshape(-1).copy()
+        return logits

@@ -1,0 +1,92 @@
+"""The exported graph against torch: every family, weight format and window, in one table."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sottovoce.export import parity
+from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.drive import Driver
+from sottovoce.export.parity import Case, check_decoder, random_cases
+from sottovoce.models.decoder import Decoder
+from sottovoce.models.masks import wand_mask
+from tests.models.shapes import CONFIGS, tiny_decoder
+
+PREFIX = 12
+HEAD = ((3, 40), (50, 51), (60, 90))
+
+
+def export(
+    folder: Path, name: str, weights: str = "fp32", window: int = 9, head: tuple | None = HEAD
+) -> tuple[Decoder, DecoderParts]:
+    """A tiny decoder and the parts of its graph in `folder`."""
+    decoder = tiny_decoder(name)
+    options = DecoderOptions(weights, PREFIX, window, max_position=160, head_ranges=head)  # type: ignore[arg-type]
+    return decoder, export_decoder(decoder, options, folder)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("weights", "window", "head"), [("fp32", 9, HEAD), ("fp32", 2, None), ("fp32", 31, HEAD), ("int8", 9, HEAD)]
+)
+def test_graph_equals_torch(tmp_path: Path, name: str, weights: str, window: int, head: tuple | None) -> None:
+    decoder, parts = export(tmp_path, name, weights, window, head)
+    report = check_decoder(decoder, tmp_path, parts)
+    assert report.wraps >= 4
+    assert report.logits_std > 0.3
+    assert report.failures == ()
+    if weights == "fp32":
+        assert report.relative_error <= 2e-5
+        assert report.greedy_identical
+    else:
+        assert report.relative_error <= 0.35
+        assert report.margin_top1 >= 0.9
+
+
+def test_chunked_prefill_and_any_garbage(tmp_path: Path) -> None:
+    _, parts = export(tmp_path, "qwen3_head_dim")
+    prefix, tokens = [5, 6, 7, 8, 9, 10, 11], [20, 21, 22] * 12
+    runs = []
+    for garbage, chunk in ((1e3, 7), (0.0, 7), (-1e4, 3)):
+        driver = Driver(tmp_path / "decoder.onnx", parts.cache.groups[0], garbage=garbage)
+        logits = [driver.prefill(prefix[i : i + chunk]) for i in range(0, len(prefix), chunk)][-1:]
+        runs.append(np.stack(logits + [driver.step(token) for token in tokens]))
+    np.testing.assert_array_equal(runs[0], runs[1])
+    np.testing.assert_allclose(runs[2], runs[0], atol=1e-5)
+
+
+def test_altered_weight_fails_the_gate(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path, "qwen2_tied")
+    decoder.model.norm.weight[3] += 0.01
+    assert "logits differ" in check_decoder(decoder, tmp_path, parts).failures[0]
+
+
+def test_wrong_window_fails_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, parts = export(tmp_path, "llama3_rope")
+    monkeypatch.setattr(parity, "wand_mask", lambda length, prefix, window: wand_mask(length, prefix, window - 1))
+    assert "logits differ" in check_decoder(decoder, tmp_path, parts).failures[0]
+
+
+def test_quantized_gate_is_for_trained_voices(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path, "qwen2_tied", "int8")
+    decoder.model.layers[0].mlp.down_proj.weight.mul_(-1)
+    assert check_decoder(decoder, tmp_path, parts).failures == ()
+    assert "top-1" in check_decoder(decoder, tmp_path, parts, trained=True).failures[0]
+
+
+def test_full_window_is_driven_as_far_as_it_goes(tmp_path: Path) -> None:
+    decoder = tiny_decoder("qwen2_tied")
+    parts = export_decoder(decoder, DecoderOptions("fp32", PREFIX, 48, max_position=60), tmp_path)
+    cases = random_cases(parts)
+    assert [len(case.prefix) + case.length for case in cases] == [60] * 4
+    assert check_decoder(decoder, tmp_path, parts).failures == ()
+    assert random_cases(parts, max_steps=5)[0].length == 5
+
+
+def test_greedy_tokens_are_torchs(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path, "llama_mha_biases")
+    case = Case("greedy", (4, 5, 6), None, 40)
+    assert check_decoder(decoder, tmp_path, parts, [case]).greedy_identical
+    decoder.lm_head.weight[30:40] *= 1.5
+    assert not check_decoder(decoder, tmp_path, parts, [case]).greedy_identical
