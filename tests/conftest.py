@@ -1,9 +1,17 @@
-"""One thread everywhere: two libraries with a pool each would fight over a small machine's processors."""
+"""One thread everywhere, and a tiny voice with its bundle that every test may read (copy them to change them)."""
 
 import os
+from pathlib import Path
 
+import pytest
+
+# Two libraries with a pool each would fight over a small machine's processors.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
+
+WINDOW = 12
+PREFIX = 100
+"""Window and prefix of the tiny bundle."""
 
 
 def pytest_report_header() -> str:
@@ -12,3 +20,22 @@ def pytest_report_header() -> str:
     import onnxruntime
 
     return f"numpy {numpy.__version__}, onnxruntime {onnxruntime.__version__}"
+
+
+@pytest.fixture(scope="session")
+def tiny_voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a voice with random weights."""
+    from tests.tiny import save_voice
+
+    return save_voice(tmp_path_factory.mktemp("voices") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_voice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its fp32 bundle with a window; exported once, since tracing the codec takes seconds."""
+    from sottovoce.export.assemble import export_bundle
+    from sottovoce.export.plan import Request
+
+    target = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(tiny_voice, target, Request(weights="fp32", window=WINDOW, prefix=PREFIX))
+    return target
