@@ -1,6 +1,6 @@
 """Memory of the running process, as the operating system counts it. All figures are bytes.
 
-`peak` is max(VmHWM, VmRSS + VmSwap): VmHWM misses pages that were swapped out, and `ru_maxrss` is inherited from the parent
+`peak` is max(VmHWM, VmRSS + VmSwap): VmHWM misses pages that were swapped out. `ru_maxrss` is inherited from the parent
 on Linux, so it serves only where there is no /proc.
 """
 
@@ -17,7 +17,7 @@ PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Memory:
-    """One reading: resident and swapped now, the peak so far; `proportional` (PSS) shares pages fairly among processes."""
+    """Resident and swapped now, the peak so far; `proportional` (PSS) counts shared pages in part."""
 
     resident: int
     swapped: int

@@ -1,7 +1,7 @@
 """Writes a bundle folder whole or not at all; knows nothing about what is in it.
 
-Everything is written to a hidden folder beside the target, flushed to disk and renamed. A failure of any kind removes the
-hidden folder, so the target is either the old bundle, the new one, or absent.
+Everything is written to a hidden folder beside the target, flushed to disk and renamed. A failure of any kind removes
+the hidden folder, so the target is either the old bundle, the new one, or absent.
 """
 
 import contextlib
@@ -46,13 +46,15 @@ def staged_folder(target: Path, force: bool) -> Iterator[Path]:
 
 
 def check_target(target: Path, force: bool) -> None:
-    """Raise OptionError unless `target` is free, or a bundle (or an empty folder) that `force` allows to be replaced."""
+    """Raise OptionError unless `target` is free, or `force` is given and it is a bundle or an empty folder."""
     if not target.exists():
         return
     if not force:
         raise OptionError(f"{target} exists: choose another --output, or --force to replace it")
     if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
-        raise OptionError(f"{target} is not a bundle (no {MANIFEST}), so --force does not replace it: remove it yourself")
+        raise OptionError(
+            f"{target} is not a bundle (no {MANIFEST}), so --force does not replace it: remove it yourself"
+        )
 
 
 def check_space(target: Path, size: int) -> None:

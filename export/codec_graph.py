@@ -1,7 +1,7 @@
 """Codec → `codec_decoder.onnx` (codes and streaming states in, audio and next states out) and `codec_encoder.onnx`.
 
-Traced by torch.onnx.export, then stripped of what the tracer leaves behind (source paths, symbol names), so that the same
-codec gives the same bytes everywhere. Weights stay fp32 and inside the .onnx file: they are small.
+Traced by torch.onnx.export, then stripped of what the tracer leaves behind (source paths, symbol names), so that the
+same codec gives the same bytes everywhere. Weights stay fp32 and inside the .onnx file: they are small.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -56,10 +55,10 @@ class _Encode(nn.Module):
         return self.codec.encode(audio)
 
 
-def export_codec(codec: Codec, folder: Path) -> CodecSpec:
-    """Write both codec graphs into `folder`; returns the manifest's description of them."""
+def codec_spec(codec: Codec) -> CodecSpec:
+    """The manifest's description of the graphs of `codec`."""
     config, states = codec.config, codec.init_states(1)
-    spec = CodecSpec(
+    return CodecSpec(
         sample_rate=config.sample_rate,
         hop=config.hop,
         delay=config.delay,
@@ -67,10 +66,11 @@ def export_codec(codec: Codec, folder: Path) -> CodecSpec:
         flush_code=config.flush_code,
         states=tuple(StateSpec(f"state.{i}", tuple(state.shape)) for i, state in enumerate(states)),
     )
-    onnx.save(decoder_graph(codec), folder / spec.decoder)
-    if spec.encoder:
-        onnx.save(encoder_graph(codec), folder / spec.encoder)
-    return spec
+
+
+def codec_graphs(codec: Codec) -> dict[str, onnx.ModelProto]:
+    """Both graphs by file name."""
+    return {"codec_decoder.onnx": decoder_graph(codec), "codec_encoder.onnx": encoder_graph(codec)}
 
 
 def decoder_graph(codec: Codec) -> onnx.ModelProto:

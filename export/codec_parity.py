@@ -43,7 +43,7 @@ class CodecReport:
 def check_codec(
     codec: Codec, folder: Path, spec: CodecSpec, sequences: Sequence[Sequence[int]] = (), threads: int = 1
 ) -> CodecReport:
-    """Compare the graphs in `folder` with `codec` on `sequences` of codes (of speech, where there are any) and random ones."""
+    """Compare the graphs in `folder` with `codec` on `sequences` of codes (those of speech, if any) and random ones."""
     codes = torch.tensor([_long_enough(sequences, codec.codebook_size)])
     with torch.inference_mode():
         audio = codec.decode(codes, codec.init_states(1))[0]
@@ -63,9 +63,18 @@ def check_codec(
 def _failures(decoder_error: float, stream_error: float, agreement: float) -> tuple[str, ...]:
     """One line per missed gate; NaN misses it too."""
     gates = (
-        (decoder_error <= TOLERANCE, f"codec decoder differs from torch by {decoder_error:.1e}, allowed {TOLERANCE:.0e}"),
-        (stream_error <= TOLERANCE, f"streamed audio differs from whole by {stream_error:.1e}, allowed {TOLERANCE:.0e}"),
-        (agreement >= AGREEMENT, f"codec encoder agrees with torch on {agreement:.2%} of codes, wanted {AGREEMENT:.1%}"),
+        (
+            decoder_error <= TOLERANCE,
+            f"codec decoder differs from torch by {decoder_error:.1e}, allowed {TOLERANCE:.0e}",
+        ),
+        (
+            stream_error <= TOLERANCE,
+            f"streamed audio differs from whole by {stream_error:.1e}, allowed {TOLERANCE:.0e}",
+        ),
+        (
+            agreement >= AGREEMENT,
+            f"codec encoder agrees with torch on {agreement:.2%} of codes, wanted {AGREEMENT:.1%}",
+        ),
     )
     return tuple(line for passed, line in gates if not passed)
 

@@ -1,4 +1,4 @@
-"""A tiny voice with random weights: every part of a real one, small enough that a whole export takes a second or two."""
+"""A tiny voice with random weights: every part of a real one, small enough to be exported within seconds."""
 
 import json
 import string

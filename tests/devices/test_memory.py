@@ -12,7 +12,7 @@ STATUS = "Name:\tpython\nVmPeak:\t  900 kB\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\n
 SMAPS = """7f00-7f10 r--p 00000000 08:01 123                        /bundle/decoder.onnx.data
 Rss:                  40 kB
 Private_Clean:         0 kB
-7f10-7f20 rw-p 00000000 00:00 0 
+7f10-7f20 rw-p 00000000 00:00 0
 Rss:                   7 kB
 7f20-7f30 r--p 00000000 08:01 124                        /elsewhere/decoder.onnx.data
 Rss:                  90 kB

@@ -24,7 +24,9 @@ def codec() -> Codec:
 @pytest.fixture(scope="module")
 def exported(codec: Codec, tmp_path_factory) -> tuple[Path, CodecSpec]:
     folder = tmp_path_factory.mktemp("codec")
-    return folder, codec_graph.export_codec(codec, folder)
+    for name, graph in codec_graph.codec_graphs(codec).items():
+        onnx.save(graph, folder / name)
+    return folder, codec_graph.codec_spec(codec)
 
 
 def test_graphs_agree_with_torch(codec: Codec, exported: tuple[Path, CodecSpec]) -> None:

@@ -1,0 +1,1 @@
+"""Bundle + target → report: memory, latency, real-time factor."""

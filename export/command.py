@@ -1,0 +1,86 @@
+"""`sottovoce export`: a voice folder → a bundle, verified before it appears."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from sottovoce.errors import OptionError
+from sottovoce.export.assemble import Progress, export_bundle
+from sottovoce.export.plan import Ranges, Request, Window, plan_export
+from sottovoce.export.show import show_parity, show_plan, show_warnings
+from sottovoce.models.voice import Voice
+from sottovoce.runtime.session import thread_count
+from sottovoce.runtime.table import size_text
+
+WEIGHTS = ("fp32", "int8")
+"""Weight formats that can be exported."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `export`."""
+    add = parser.add_argument
+    add("voice", type=Path, help="voice folder (config.json, model.safetensors, codec/ …)")
+    add("-o", "--output", type=Path, help="bundle folder to make")
+    add("--weights", choices=WEIGHTS, default="int8", help="format of the weights (default: %(default)s)")
+    add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
+    add("--prefix", type=int, metavar="P", help="cache slots for text and speaker prompt (default: the voice's)")
+    add("--decoder-only", action="store_true", help="export only the decoder of a bare Hugging Face folder")
+    add(
+        "--head-ids",
+        type=head_ids,
+        metavar="A:B,…",
+        help="with --decoder-only: token ids to keep logits of, A ≤ id < B",
+    )
+    add("--dry-run", action="store_true", help="print what would be written, sizes and cache bytes; write nothing")
+    add("--force", action="store_true", help="replace an existing bundle")
+    add("--keep-failed", action="store_true", help="keep a bundle that fails verification, marked as failed")
+    add("--threads", type=int, help="threads for verification (default: usable processors, at most 4)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
+    request = Request(args.weights, args.window, args.prefix, args.decoder_only, args.head_ids)
+    threads = set_threads(args.threads)
+    if args.dry_run:
+        show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))
+        return 0
+    if args.output is None:
+        raise OptionError("-o BUNDLE is missing: where to write (or --dry-run to write nothing)")
+    console = Console()
+    with Console(file=sys.stderr).status("export") as status:
+        progress = Progress(
+            stage=lambda text: status.update(text) if sys.stderr.isatty() else print(text, file=sys.stderr),
+            verified=lambda parity: show_parity(console, parity),
+        )
+        keep = {"force": args.force, "keep_failed": args.keep_failed}
+        manifest = export_bundle(args.voice, args.output, request, **keep, threads=threads, progress=progress)
+    show_warnings(console, manifest.warnings)
+    size = sum(entry.size for entry in manifest.files.values())
+    console.print(
+        f"{args.output}: {size_text(size)}, cache {size_text(manifest.cache.bytes)}", highlight=False, soft_wrap=True
+    )
+    return 0 if manifest.parity == "passed" else 1
+
+
+def set_threads(asked: int | None) -> int:
+    """Threads for torch and ONNX Runtime alike; raises OptionError below 1."""
+    threads = thread_count(asked)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def window(text: str) -> Window:
+    """`full` or a number."""
+    return "full" if text == "full" else int(text)
+
+
+def head_ids(text: str) -> Ranges:
+    """`0:6400,6403` → half-open ranges ((0, 6400), (6403, 6404))."""
+    ranges = []
+    for part in text.split(","):
+        first, _, last = part.partition(":")
+        ranges.append((int(first), int(last) if last else int(first) + 1))
+    return tuple(ranges)

@@ -1,0 +1,133 @@
+"""What an export would write: a user's request and a voice → decoder options, warnings and sizes. Writes nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from sottovoce.errors import OptionError, VoiceError
+from sottovoce.export.codec_graph import codec_graphs
+from sottovoce.export.decoder import DecoderOptions, DecoderParts, plan_decoder
+from sottovoce.export.head import speech_ranges
+from sottovoce.models.checkpoint import read_json
+from sottovoce.models.codec import Codec
+from sottovoce.models.voice import Voice
+from sottovoce.runtime.manifest import WeightFormat
+
+Window = int | Literal["full"]
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of an export; None leaves the choice to the voice. `head_ids` serves `decoder_only` alone."""
+
+    weights: WeightFormat = "int8"
+    window: Window | None = None
+    prefix: int | None = None
+    decoder_only: bool = False
+    head_ids: Ranges | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that can be honoured: `sizes` maps file name → bytes, without parity.json and the manifest."""
+
+    options: DecoderOptions
+    parts: DecoderParts
+    codec: dict[str, onnx.ModelProto]
+    copies: dict[str, Path]
+    warnings: tuple[str, ...]
+    sizes: dict[str, int]
+
+
+def plan_export(voice: Voice, request: Request) -> Plan:
+    """Check `request` against `voice`; raises OptionError or VoiceError where it cannot be honoured."""
+    options = _decoder_only(voice, request) if request.decoder_only else _speaking(voice, request)
+    parts = plan_decoder(voice.checkpoint, options)
+    codec = {} if request.decoder_only else codec_graphs(Codec.load(voice.codec_folder))
+    copies = {} if request.decoder_only else _copies(voice)
+    sizes = parts.sizes | {name: graph.ByteSize() for name, graph in codec.items()}
+    sizes |= {name: path.stat().st_size for name, path in copies.items()}
+    return Plan(options, parts, codec, copies, tuple(_warnings(voice, options)), sizes)
+
+
+def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
+    """Options for a bare checkpoint: it records neither prefix nor window, and positions end where its config says."""
+    if request.prefix is None or request.window is None:
+        raise OptionError("--decoder-only needs --prefix and --window: a bare checkpoint records neither")
+    longest = voice.checkpoint.config.max_position
+    window = longest - request.prefix if request.window == "full" else request.window
+    _check_slots(request.prefix, window)
+    if request.prefix + window > longest:
+        raise OptionError(f"--prefix {request.prefix} and --window {window} pass the checkpoint's {longest} positions")
+    return DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids)
+
+
+def _speaking(voice: Voice, request: Request) -> DecoderOptions:
+    """Options for a whole voice: the ring of a full window holds the longest utterance and never wraps."""
+    spec = voice.spec
+    assert spec is not None
+    if request.head_ids is not None:
+        raise OptionError("--head-ids goes with --decoder-only: a voice keeps its codes and stop ids")
+    prefix = spec.prefix if request.prefix is None else request.prefix
+    asked = request.window if request.window is not None else spec.window or "full"
+    window = spec.max_new_tokens + 1 if asked == "full" else asked
+    _check_slots(prefix, window)
+    fixed = sum(isinstance(item, int) for item in spec.prompt.layout)
+    if prefix <= fixed:
+        raise OptionError(f"--prefix {prefix}: the layout alone takes {fixed} slots, at least {fixed + 1} are needed")
+    return DecoderOptions(
+        weights=request.weights,
+        prefix=prefix,
+        window=window,
+        max_position=prefix + max(window, spec.max_new_tokens),
+        head_ranges=speech_ranges(spec.prompt),
+    )
+
+
+def _check_slots(prefix: int, window: int) -> None:
+    """Raise OptionError for a cache without conditioning slots or ring."""
+    if prefix < 1:
+        raise OptionError(f"--prefix {prefix}: at least 1 slot is needed")
+    if window < 2:
+        raise OptionError(f"--window {window}: at least 2, the current token and one before it")
+
+
+def _warnings(voice: Voice, options: DecoderOptions) -> list[str]:
+    """What a user should know and the manifest records."""
+    found, spec = [], voice.spec
+    if spec is not None:
+        full = spec.max_new_tokens + 1
+        if options.window < min(spec.window or full, full):
+            trained = f"of {spec.window}" if spec.window else "that never wraps"
+            found.append(f"window {options.window} is below the trained one {trained}: expect worse speech")
+        if options.prefix < spec.prefix:
+            found.append(
+                f"prefix {options.prefix} is below the voice's {spec.prefix}: long sentences or clips won't fit"
+            )
+        reach = voice.checkpoint.config.max_position
+        if options.max_position > reach:
+            found.append(f"positions go up to {options.max_position - 1}, the checkpoint was made for {reach}")
+    return found
+
+
+def _copies(voice: Voice) -> dict[str, Path]:
+    """Files taken over as they are, by their name in the bundle: text front end with its data, and preset prompts."""
+    spec = voice.spec
+    assert spec is not None
+    files = {spec.text.file: voice.text_file}
+    data = read_json(voice.text_file).get("file")
+    if data is not None:
+        name = Path(str(data)).name
+        files[name] = voice.folder / name
+    for name, prompt in voice.prompts().items():
+        path = voice.folder / "prompts" / f"{name}.json"
+        longest, count = spec.prompt.max_prompt_codes, spec.prompt.code_count
+        if not 0 < len(prompt.codes) <= longest or not all(0 <= code < count for code in prompt.codes):
+            raise VoiceError(f"{path}: 1 to {longest} codes in 0..{count - 1} are allowed")
+        files[f"prompts/{name}.json"] = path
+    if missing := [path for path in files.values() if not path.is_file()]:
+        raise VoiceError(f"{missing[0]} is missing from the voice")
+    return files

@@ -1,0 +1,128 @@
+"""A bundle against the voice it came from: decoder and codec, as the runtime would load them, with a report to keep.
+
+The speech cases are real ones: preset speakers, sentences, and the tokens that the runtime says for them.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sottovoce.errors import BundleError, VoiceError
+from sottovoce.export.bundle_writer import tool_versions
+from sottovoce.export.codec_parity import CodecReport, check_codec
+from sottovoce.export.decoder import DecoderParts
+from sottovoce.export.parity import Case, ParityReport, check_decoder, random_cases
+from sottovoce.models.codec import Codec
+from sottovoce.models.voice import Voice
+from sottovoce.runtime.bundle import Bundle, load_bundle
+from sottovoce.runtime.manifest import WeightFormat, parse
+from sottovoce.runtime.prefix import build_prefix, text_room
+from sottovoce.runtime.prompt import Prompt, find_prompt, preset_names
+from sottovoce.runtime.speak import speak
+
+PARITY = "parity.json"
+"""Name of the report inside a bundle."""
+
+SENTENCES = "The birch canoe slid on the smooth planks. Rice is often served in round bowls."
+"""What the runtime says for the speech cases: two of the Harvard sentences (IEEE 1969)."""
+
+UNTRAINED_STEPS = 64
+"""Steps per case where nothing gates, as for quantized random weights."""
+
+
+@dataclass(frozen=True)
+class BundleParity:
+    """`parity.json`: figures of the decoder and, for a bundle that speaks, of the codec, with the tools used."""
+
+    schema: int
+    passed: bool
+    weights: WeightFormat
+    decoder: ParityReport
+    codec: CodecReport | None
+    threads: int
+    tools: dict[str, str]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line per missed gate."""
+        return self.decoder.failures + (self.codec.failures if self.codec else ())
+
+    def to_json(self) -> str:
+        """The text of `parity.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def read_parity(bundle: Path) -> BundleParity:
+    """The report that export left in a bundle; BundleError where there is none or it is malformed."""
+    path = bundle / PARITY
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    parity: BundleParity = parse(BundleParity, value, str(path))
+    return parity
+
+
+def verify_bundle(folder: Path, voice: Voice, threads: int = 1) -> BundleParity:
+    """Load the bundle as a user would and compare its graphs with the torch voice.
+
+    Raises VoiceError where `voice` is not the checkpoint that the bundle was made from.
+    """
+    bundle = load_bundle(folder, threads)
+    manifest = bundle.manifest
+    if manifest.source != voice.checkpoint.sha256():
+        raise VoiceError(f"{voice.folder} is not the voice that {folder} was exported from: their hashes differ")
+    speaks = manifest.codec is not None
+    parts = DecoderParts.of(manifest)
+    cases = _cases(bundle, parts)
+    del bundle  # its weights need not lie in memory beside torch's
+    decoder = check_decoder(voice.checkpoint, folder, parts, cases, trained=speaks, threads=threads)
+    codec = None
+    if manifest.codec is not None:
+        sequences = [prompt.codes for prompt in voice.prompts().values()]
+        codec = check_codec(Codec.load(voice.codec_folder), folder, manifest.codec, sequences, threads)
+    passed = not decoder.failures and not (codec and codec.failures)
+    return BundleParity(1, passed, manifest.weights.layers, decoder, codec, threads, tool_versions())
+
+
+def _cases(bundle: Bundle, parts: DecoderParts) -> list[Case]:
+    """Random prefixes for the cache contract, which fp32 must meet exactly; speech, which judges quantized weights."""
+    if bundle.speaking is None:
+        return random_cases(parts, max_steps=None if parts.weights.layers == "fp32" else UNTRAINED_STEPS)
+    random = random_cases(parts) if parts.weights.layers == "fp32" else []
+    return [*random, *speech_cases(bundle)]
+
+
+def speech_cases(bundle: Bundle) -> list[Case]:
+    """For each preset speaker: its own clip said again, and the tokens that the runtime says for SENTENCES."""
+    speakers = {name: find_prompt(bundle, name) for name in preset_names(bundle)}
+    cases: list[Case] = []
+    for name, prompt in (speakers or {"no clip": find_prompt(bundle, None)}).items():
+        cases += _own_clip(bundle, name, prompt)
+        cases += _spoken(bundle, name, prompt)
+    return cases
+
+
+def _own_clip(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:
+    """The preset's words after its clip, its own codes and the stop id teacher-forced: what torch was trained on."""
+    spec, manifest = bundle.voice.prompt, bundle.manifest
+    sentences = bundle.voice.frontend.sentences(prompt.transcript, spec.max_text_tokens) if prompt.transcript else []
+    prefix = build_prefix(bundle, [i for sentence in sentences for i in sentence.ids], prompt)
+    tokens = (*(spec.code_offset + code for code in prompt.codes), spec.stop[0])
+    if sentences and len(prefix) <= manifest.cache.groups[0].prefix:
+        tokens = tokens[: manifest.max_position - len(prefix)]
+        yield Case(f"{name}: own clip", prefix, tokens, len(tokens))
+
+
+def _spoken(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:
+    """SENTENCES as the runtime speaks them with the voice's own sampling, the stop id after each."""
+    spec, room = bundle.voice.prompt, text_room(bundle, prompt)
+    speech = speak(bundle, SENTENCES, prompt)
+    speech.whole()
+    sentences = bundle.voice.frontend.sentences(SENTENCES, room)
+    for number, (sentence, said) in enumerate(zip(sentences, speech.stats().sentences, strict=True), 1):
+        prefix = build_prefix(bundle, sentence.ids, prompt)
+        tokens = (*(spec.code_offset + code for code in said.codes), spec.stop[0])
+        tokens = tokens[: bundle.manifest.max_position - len(prefix)]
+        yield Case(f"{name}: sentence {number}", prefix, tokens, len(tokens))
