@@ -20,8 +20,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev  ## every script of benchmarks/; each prints its gates and fails where one is missed
+	set -e; for script in $(patsubst %.py,%,$(notdir $(wildcard benchmarks/[a-z]*.py))); do \
+	  $(BIN)/python -m benchmarks.$$script; done
 
 venv: $(VENV)/.dev
 

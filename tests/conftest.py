@@ -9,10 +9,6 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
-WINDOW = 12
-PREFIX = 100
-"""Window and prefix of the tiny bundle."""
-
 
 def pytest_report_header() -> str:
     """Versions that the figures in tests depend on."""
@@ -37,5 +33,5 @@ def tiny_bundle(tiny_voice: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from sottovoce.export.plan import Request
 
     target = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(tiny_voice, target, Request(weights="fp32", window=WINDOW, prefix=PREFIX))
+    export_bundle(tiny_voice, target, Request(weights="fp32", window=12, prefix=100))
     return target

@@ -18,7 +18,6 @@ from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.decode import Stream
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import speak
-from tests.conftest import PREFIX, WINDOW
 from tests.runtime.fakes import GARBAGE
 from tests.tiny import CODEC, CODES
 
@@ -30,21 +29,22 @@ def bundle(tiny_bundle):
     return load_bundle(tiny_bundle, threads=1)
 
 
-def torch_logits(voice, ids, prefix, head):
+def torch_logits(voice, ids, prefix, window, head):
     """Logits [T, V'] of all positions under the WAND mask, in one go."""
     decoder = Checkpoint.open(voice).load()
     with torch.no_grad():
-        hidden = decoder(torch.tensor([ids]), mask=wand_mask(len(ids), prefix, WINDOW))
+        hidden = decoder(torch.tensor([ids]), mask=wand_mask(len(ids), prefix, window))
         return decoder.logits(hidden, torch.from_numpy(head.copy()))[0].numpy()
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7])
-@pytest.mark.parametrize("prefix", [1, 41, PREFIX])
-def test_the_loop_says_what_torch_says(tiny_voice, bundle, prefix, chunk):
+@pytest.mark.parametrize("unused", [0, 59, None], ids=["prefix full", "prefix in part", "prefix of one"])
+def test_the_loop_says_what_torch_says(tiny_voice, bundle, unused, chunk):
     """Teacher-forced over more than four ring wraps, with garbage in every slot that was never written."""
-    steps = 5 * WINDOW
-    ids = np.random.default_rng(prefix).integers(0, CODES, prefix + steps).tolist()
-    wanted = torch_logits(tiny_voice, ids, prefix, bundle.token_ids)
+    group = bundle.manifest.cache.groups[0]
+    prefix = 1 if unused is None else group.prefix - unused
+    ids = np.random.default_rng(prefix).integers(0, CODES, prefix + 5 * group.window).tolist()
+    wanted = torch_logits(tiny_voice, ids, prefix, group.window, bundle.token_ids)
     stream = Stream(bundle, chunk)
     for buffers in stream.cache.sets:
         buffers[:] = GARBAGE
