@@ -1,4 +1,5 @@
-"""Code shards → training batches, drawn from a seed and a step number: a run that resumes sees what it would have seen."""
+"""Code shards → training batches, drawn from a seed and a step number: a run that resumes sees what it would have
+seen."""
 
 import re
 from dataclasses import dataclass
@@ -38,12 +39,18 @@ class Corpus:
             self.codes += np.split(shard["codes"], shard["ends"][:-1])
             self.words += [re.findall(r"[a-z']+|[.,?]", t.lower()) for t in shard["texts"]]
             voices += [f"{s}/{v}" for s, v in zip(shard["speakers"], shard["speeds"], strict=True)]
-        order = np.argsort([len(c) for c in self.codes], kind="stable")
+        # Sorted by what a row takes in all, so that a batch of neighbours pads little.
+        spans = [len(c) + self.text_length(w) for c, w in zip(self.codes, self.words, strict=True)]
+        order = np.argsort(spans, kind="stable")
         self.codes = [self.codes[i] for i in order]
         self.words = [self.words[i] for i in order]
         self.voice = np.array(voices)[order]
-        self.lengths = np.array([len(c) for c in self.codes])
+        self.spans = np.array(spans)[order]
         self.members = {v: np.flatnonzero(self.voice == v) for v in set(voices)}
+
+    def text_length(self, words: list[str]) -> int:
+        """Symbols of `words`, none spelled."""
+        return sum(1 if w in ",.?" else 1 + len(self.frontend.symbols_of(w)) for w in words)
 
     def text_ids(self, words: list[str], rng: np.random.Generator) -> list[int]:
         """Symbols of `words`, some of them spelled."""
@@ -68,11 +75,10 @@ class Corpus:
         return [*prefix, *self.codes[index].tolist(), layout.STOP], len(prefix)
 
     def batch(self, rng: np.random.Generator, tokens: int, longest: int, mask: float) -> Batch:
-        """Utterances of like length, about `tokens` positions in all, none over `longest` codes."""
-        count = int(np.searchsorted(self.lengths, longest, side="right"))
-        weights = self.lengths[:count] / self.lengths[:count].sum()
-        centre = int(rng.choice(count, p=weights))
-        size = max(1, tokens // int(self.lengths[centre] * 1.5 + 50))
+        """Utterances of like length, about `tokens` positions in all, none over `longest` codes and text symbols."""
+        count = int(np.searchsorted(self.spans, longest, side="right"))
+        centre = int(rng.choice(count, p=self.spans[:count] / self.spans[:count].sum()))
+        size = max(1, tokens // (int(self.spans[centre]) + (layout.MIN_PROMPT + layout.MAX_PROMPT) // 2))
         near = np.arange(max(0, centre - 40 * size), min(count, centre + 40 * size))
         return self.collate(rng.choice(near, min(size, len(near)), replace=False), rng, mask)
 

@@ -94,34 +94,43 @@ calling {name} at {place}
 
 SLOTS = {
     "side": "left, right",
-    "road": "main street, oak avenue, the highway, river road, king street, mill lane, park avenue, station road, the old bridge, "
-    "church street, forest drive, *harbor street, *maple road, bay boulevard, hill street, north road, garden lane",
-    "place": "the library, the airport, the hospital, the gas station, the school, the bakery, the post office, the town hall, "
-    "the central station, the museum, the supermarket, the pharmacy, the hotel, the beach, the garage, *the theater, "
-    "*the swimming pool, the coffee shop, the police station, the market, the university, the bank, the castle, the zoo",
-    "food": "pasta, rice, chicken, bread, soup, pizza, egg, potato, cake, *salmon, *lasagna, tea, bean, cookie, carrot, cheese, milk, "
-    "butter, apple, banana, onion, tomato, garlic, lemon",
-    "day": "monday, tuesday, wednesday, thursday, friday, saturday, sunday, the first of may, the third of june, *christmas eve, "
-    "november twentieth, january second, the end of march, february ninth, august fourteenth",
-    "weather": "sunny, cloudy, rainy, windy, foggy, stormy, warm, cold, *chilly, *overcast, snowy, dry, hot, mild, wet, clear",
-    "city": "london, paris, boston, chicago, berlin, madrid, dublin, denver, seattle, *vienna, *toronto, oslo, rome, sydney, tokyo, "
-    "new york, houston, miami, atlanta, lisbon, amsterdam",
+    "road": "main street, oak avenue, the highway, river road, king street, mill lane, park avenue, station "
+    "road, the old bridge, church street, forest drive, *harbor street, *maple road, bay boulevard, "
+    "hill street, north road, garden lane",
+    "place": "the library, the airport, the hospital, the gas station, the school, the bakery, the post office, "
+    "the town hall, the central station, the museum, the supermarket, the pharmacy, the hotel, the "
+    "beach, the garage, *the theater, *the swimming pool, the coffee shop, the police station, the "
+    "market, the university, the bank, the castle, the zoo",
+    "food": "pasta, rice, chicken, bread, soup, pizza, egg, potato, cake, *salmon, *lasagna, tea, bean, cookie, "
+    "carrot, cheese, milk, butter, apple, banana, onion, tomato, garlic, lemon",
+    "day": "monday, tuesday, wednesday, thursday, friday, saturday, sunday, the first of may, the third of "
+    "june, *christmas eve, november twentieth, january second, the end of march, february ninth, august "
+    "fourteenth",
+    "weather": "sunny, cloudy, rainy, windy, foggy, stormy, warm, cold, *chilly, *overcast, snowy, dry, hot, mild, "
+    "wet, clear",
+    "city": "london, paris, boston, chicago, berlin, madrid, dublin, denver, seattle, *vienna, *toronto, oslo, "
+    "rome, sydney, tokyo, new york, houston, miami, atlanta, lisbon, amsterdam",
     "daytime": "morning, afternoon, evening, night",
     "compass": "north, south, east, west, north east, south west",
-    "device": "light, heater, fan, lamp, door, camera, thermostat, washing machine, dishwasher, television, speaker, *oven, "
-    "*vacuum cleaner, coffee machine, garage door, alarm, printer, radiator, smoke detector, sensor, phone, router",
-    "room": "kitchen, bedroom, living room, bathroom, garage, hallway, office, basement, *attic, *nursery, garden, dining room, "
-    "laundry room, guest room, study",
+    "device": "light, heater, fan, lamp, door, camera, thermostat, washing machine, dishwasher, television, "
+    "speaker, *oven, *vacuum cleaner, coffee machine, garage door, alarm, printer, radiator, smoke "
+    "detector, sensor, phone, router",
+    "room": "kitchen, bedroom, living room, bathroom, garage, hallway, office, basement, *attic, *nursery, "
+    "garden, dining room, laundry room, guest room, study",
     "state": "on, off, open, closed, locked, offline, connected, running, *unlocked, ready, busy, charging, low",
     "onoff": "on, off",
     "messages": "messages, emails, missed calls, notifications, *invitations, photos, reminders, tasks",
-    "name": "anna, peter, maria, john, susan, michael, laura, david, emma, robert, *victoria, *gregory, alice, thomas, nina, paul, "
-    "karen, steven, julia, daniel, helen, frank, linda, oliver, rachel, simon, betty, george",
+    "name": "anna, peter, maria, john, susan, michael, laura, david, emma, robert, *victoria, *gregory, alice, "
+    "thomas, nina, paul, karen, steven, julia, daniel, helen, frank, linda, oliver, rachel, simon, "
+    "betty, george",
     "event": "meeting, interview, lesson, concert, lunch, party, *rehearsal, dinner, workshop, class, game, call",
-    "colour": "red, green, blue, yellow, black, white, brown, orange, purple, gray, *silver, pink, golden, dark, bright",
-    "phrase": "I will be late, see you soon, call me back, the keys are under the mat, *dinner is almost ready, happy birthday, "
-    "can you pick up the kids, do not wait for me, thank you very much, I am on my way, where are you now",
-    "object": "book, chair, bicycle, bottle, jacket, basket, umbrella, camera, ticket, bag, clock, blanket, *suitcase, *mirror, "
-    "hammer, ladder, box, pencil, shirt, wallet, guitar, pillow, cup, key, car, boat, table, knife",
+    "colour": "red, green, blue, yellow, black, white, brown, orange, purple, gray, *silver, pink, golden, dark, "
+    "bright",
+    "phrase": "I will be late, see you soon, call me back, the keys are under the mat, *dinner is almost ready, "
+    "happy birthday, can you pick up the kids, do not wait for me, thank you very much, I am on my way, "
+    "where are you now",
+    "object": "book, chair, bicycle, bottle, jacket, basket, umbrella, camera, ticket, bag, clock, blanket, "
+    "*suitcase, *mirror, hammer, ladder, box, pencil, shirt, wallet, guitar, pillow, cup, key, car, "
+    "boat, table, knife",
     "animal": "dog, cat, horse, rabbit, bird, fox, *squirrel, cow, sheep, duck, mouse, tiger, monkey, bear, frog, wolf",
 }

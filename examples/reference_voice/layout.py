@@ -25,8 +25,8 @@ SYMBOLS = {
 VOCABULARY = -(-(CODES + 5 + len(SYMBOLS)) // 16) * 16
 """Rows of the embedding, rounded up."""
 
-MIN_PROMPT, MAX_PROMPT = 20, 62
-"""Codes of a reference clip in training: 0.8 to 2.5 s."""
+MIN_PROMPT, MAX_PROMPT = 15, 50
+"""Codes of a reference clip in training: 0.6 to 2 s."""
 MAX_TEXT = 190
 """Text symbols of the longest training sentences."""
 LAYOUT = (BEGIN, "{text}", PROMPT, "{prompt_codes}", SPEECH)

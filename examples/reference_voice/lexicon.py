@@ -1,12 +1,11 @@
 """Stage 1: a lexicon in the teacher's own phones.
 
-`python -m examples.reference_voice.lexicon -o voices/reference/lexicon.txt` asks flite for the phones of every word of the CMU
-pronouncing dictionary (the word list shipped with pocketsphinx), one word per utterance. Sorted by bytes, one `word<TAB>phones`
-line each, so that the runtime can search the file without loading it.
+`python -m examples.reference_voice.lexicon -o voices/reference/lexicon.txt` asks flite for the phones of every word of
+the CMU pronouncing dictionary (the word list shipped with pocketsphinx), one word per utterance. Sorted by bytes, one
+`word<TAB>phones` line each, so that the runtime can search the file without loading it.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import tempfile
@@ -33,7 +32,7 @@ def phones(words: list[str]) -> list[str]:
         file.write("\n\n".join(words) + "\n\n")
     command = ["flite", "-voice", "kal", "-ps", "-f", file.name, "none"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    os.unlink(file.name)
+    Path(file.name).unlink()
     lines = [" ".join(p for p in line.split() if p != "pau") for line in out.splitlines()]
     if len(lines) == len(words):
         return lines

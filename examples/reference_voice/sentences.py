@@ -1,7 +1,7 @@
 """Sentences to train and test on: device announcements from a grammar, and wide text of words drawn by frequency.
 
-Everything comes out in spoken form (words and marks), from a seed. Words of `general.txt` (the open-vocabulary test) that are
-not among the most frequent ones are kept out of all training text.
+Everything comes out in spoken form (words and marks), from a seed. Words of `general.txt` (the open-vocabulary test)
+that are not among the most frequent ones are kept out of all training text.
 """
 
 import math

@@ -1,13 +1,12 @@
 """Stage 2: teacher speech from flite, in shards of 400 utterances.
 
-`python -m examples.reference_voice.speech -o work/speech --shards 90` writes `SPEAKERS_00000.npz` …: `audio` int16 at 16 kHz, end to
-end; `ends` int64, where each utterance stops; `texts`, `speakers`, `speeds`. Every utterance depends on its seed and number only, and a shard
-that exists is skipped: the command resumes. A fifth of the training utterances are resampled to another speed, pitch and timbre,
-and count as further speakers.
+`python -m examples.reference_voice.speech -o work/speech --shards 90` writes `SPEAKERS_00000.npz` …: `audio` int16 at
+16 kHz, end to end; `ends` int64, where each utterance stops; `texts`, `speakers`, `speeds`. Every utterance depends on
+its seed and number only, and a shard that exists is skipped: the command resumes. A fifth of the training utterances
+are resampled to another speed, pitch and timbre, and count as further speakers.
 """
 
 import argparse
-import os
 import random
 import subprocess
 import tempfile
@@ -32,7 +31,7 @@ SHARD = 400
 def flite(text: str, speaker: str) -> np.ndarray:
     """Speech of `text`, float32 at 16 kHz, as flite says it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "out.wav")
+        path = Path(folder) / "out.wav"
         subprocess.run(["flite", "-voice", speaker, "-t", text, path], check=True, capture_output=True)
         audio, rate = soundfile.read(path, dtype="float32")
     if rate != RATE:

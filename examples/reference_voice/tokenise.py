@@ -1,7 +1,8 @@
 """Stage 4: speech shards → code shards.
 
-`python -m examples.reference_voice.tokenise --data work/speech --codec work/codec -o work/codes` encodes every utterance by itself (as
-a reference clip is encoded at run time) and keeps texts, speakers and speeds beside the codes. Shards that exist are skipped.
+`python -m examples.reference_voice.tokenise --data work/speech --codec work/codec -o work/codes` encodes every
+utterance by itself (as a reference clip is encoded at run time) and keeps texts, speakers and speeds beside the codes.
+Shards that exist are skipped.
 """
 
 import argparse

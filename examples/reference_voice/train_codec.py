@@ -1,13 +1,14 @@
 """Stage 3: the codec.
 
-`python -m examples.reference_voice.train_codec --data work/speech -o work/codec` learns to resynthesise speech: log-magnitude and
-spectral-convergence losses at several resolutions and a log-mel loss, no adversary. `--decoder-only CODEC` goes on with the
-encoder of another run frozen, so that codes (and a decoder trained on them) keep their meaning. Checkpoints every 500 steps; run again
-to resume.
+`python -m examples.reference_voice.train_codec --data work/speech -o work/codec` learns to resynthesise speech:
+log-magnitude and spectral-convergence losses at several resolutions and a log-mel loss, no adversary. `--decoder-only
+CODEC` goes on with the encoder of another run frozen, so that codes (and a decoder trained on them) keep their
+meaning. Checkpoints every 500 steps; run again to resume.
 """
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def train(args: argparse.Namespace) -> None:
     began, recent = time.time(), []
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1, (step + 1) / 300) * (0.04 + 0.96 * (0.5 + 0.5 * np.cos(np.pi * step / args.steps)))
+            group["lr"] = (
+                args.lr * min(1, (step + 1) / 300) * (0.04 + 0.96 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps)))
+            )
         rng = np.random.default_rng([args.seed, step])
         x = crops(audio, rng, args.batch, args.codes * codec.config.hop)
         with torch.autocast("cpu", torch.bfloat16):

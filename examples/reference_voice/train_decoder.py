@@ -1,8 +1,9 @@
 """Stage 5: the full-attention decoder.
 
-`python -m examples.reference_voice.train_decoder --data work/codes --lexicon voices/reference/lexicon.txt -o work/decoder` trains on
-cross-entropy of the speech codes, short utterances first, with part of the speech history hidden so that the text has to be read.
-Held-out loss is taken on the last shard. Checkpoints every 250 steps; run again to resume.
+`python -m examples.reference_voice.train_decoder --data work/codes --lexicon voices/reference/lexicon.txt -o
+work/decoder` trains on cross-entropy of the speech codes, short utterances first, with part of the speech history
+hidden so that the text has to be read. Held-out loss is taken on the last shard. Checkpoints every 250 steps; run
+again to resume.
 """
 
 import argparse
@@ -31,7 +32,7 @@ HF_CONFIG = {
     "vocab_size": layout.VOCABULARY,
     "hidden_size": 256,
     "intermediate_size": 768,
-    "num_hidden_layers": 8,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
@@ -66,7 +67,7 @@ def build(seed: int) -> Decoder:
     """The decoder with its code embeddings tied to FSQ digits."""
     torch.manual_seed(seed)
     decoder = Decoder(DecoderConfig.from_hf(HF_CONFIG), seed)
-    parametrize.register_parametrization(decoder.model.embed_tokens, "weight", AddDigits(HF_CONFIG["hidden_size"]))
+    parametrize.register_parametrization(decoder.model.embed_tokens, "weight", AddDigits(decoder.config.hidden_size))
     return decoder
 
 
@@ -92,21 +93,23 @@ def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: i
 
 def schedule(step: int, args: argparse.Namespace) -> float:
     """Learning rate: linear warm-up over 300 steps, cosine to 2 %."""
-    return float(args.lr * min(1, (step + 1) / 300) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))))
+    return float(
+        args.lr * min(1, (step + 1) / 300) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps)))
+    )
 
 
 @torch.no_grad()
 def held_out_loss(decoder: Decoder, corpus: Corpus) -> float:
     """Mean loss over 12 fixed batches of held-out utterances."""
     rng = np.random.default_rng(0)
-    return float(np.mean([loss_of(decoder, corpus.batch(rng, 2500, 400, 0.0)).item() for _ in range(12)]))
+    return float(np.mean([loss_of(decoder, corpus.batch(rng, 2500, 600, 0.0)).item() for _ in range(12)]))
 
 
 def train(args: argparse.Namespace) -> None:
     """Train up to `args.steps`, resuming where a checkpoint is found."""
     *paths, last = sorted(args.data.glob("rms-slt-kal16_*[0-9].npz"))
     corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
-    print(f"{len(corpus.codes)} utterances, {corpus.lengths.sum() / 25 / 3600:.1f} h", flush=True)
+    print(f"{len(corpus.codes)} utterances, {sum(map(len, corpus.codes)) / 25 / 3600:.1f} h", flush=True)
     decoder = build(args.seed)
     matrices = [p for p in decoder.parameters() if p.dim() > 1]
     rest = [p for p in decoder.parameters() if p.dim() < 2]
@@ -123,7 +126,7 @@ def train(args: argparse.Namespace) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, args)
-        longest = int(min(400, 40 + step * 0.06))
+        longest = int(min(600, 90 + step * 0.15))
         loss = loss_of(decoder, corpus.batch(np.random.default_rng([args.seed, step]), args.tokens, longest, args.mask))
         optimizer.zero_grad()
         loss.backward()

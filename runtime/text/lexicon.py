@@ -1,6 +1,7 @@
 """A pronunciation lexicon searched in place: a sorted file, mapped, never loaded into a dictionary.
 
-125 thousand entries as a Python dictionary would hold about 30 MB resident; the mapped file holds the pages that were looked at.
+125 thousand entries as a Python dictionary would hold about 30 MB resident; the mapped file holds the pages that were
+looked at.
 """
 
 import mmap

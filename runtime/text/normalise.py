@@ -1,7 +1,7 @@
 """Written English → the words a voice says and the marks it pauses at.
 
-`normalise("It's 5:30pm.")` → `["it's", "five", "thirty", "p", "m", "."]`. Marks are `,` `.` and `?`. What is left after the
-rules and is neither a letter nor a mark is an error that names the characters.
+`normalise("It's 5:30pm.")` → `["it's", "five", "thirty", "p", "m", "."]`. Marks are `,` `.` and `?`. What is left
+after the rules and is neither a letter nor a mark is an error that names the characters.
 """
 
 import re
@@ -28,10 +28,13 @@ _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound",
 _UNITS = {
     "km/h": "kilometers per hour", "kmh": "kilometers per hour", "mph": "miles per hour", "m/s": "meters per second",
     "km": "kilometers", "cm": "centimeters", "mm": "millimeters", "m": "meters", "kg": "kilograms", "g": "grams",
-    "mg": "milligrams", "lb": "pounds", "lbs": "pounds", "oz": "ounces", "ft": "feet", "mi": "miles", "ml": "milliliters",
+    "mg": "milligrams", "lb": "pounds", "lbs": "pounds", "oz": "ounces", "ft": "feet", "mi": "miles",
+    "ml": "milliliters",
     "l": "liters", "kb": "kilobytes", "mb": "megabytes", "gb": "gigabytes", "tb": "terabytes", "hz": "hertz",
-    "khz": "kilohertz", "mhz": "megahertz", "ghz": "gigahertz", "kw": "kilowatts", "kwh": "kilowatt hours", "w": "watts",
-    "v": "volts", "ms": "milliseconds", "s": "seconds", "sec": "seconds", "min": "minutes", "hr": "hours", "hrs": "hours",
+    "khz": "kilohertz", "mhz": "megahertz", "ghz": "gigahertz", "kw": "kilowatts", "kwh": "kilowatt hours",
+    "w": "watts",
+    "v": "volts", "ms": "milliseconds", "s": "seconds", "sec": "seconds", "min": "minutes", "hr": "hours",
+    "hrs": "hours",
     "h": "hours", "°c": "degrees celsius", "°f": "degrees fahrenheit", "°": "degrees", "%": "percent",
 }  # fmt: skip
 _SINGULAR = {"feet": "foot", "kilometers per hour": "kilometer per hour", "miles per hour": "mile per hour"}
@@ -42,7 +45,8 @@ _ABBREVIATIONS = {
     "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "apt": "apartment", "dept": "department",
     "etc": "et cetera", "vs": "versus", "approx": "approximately", "inc": "incorporated", "ltd": "limited",
     "corp": "corporation", "est": "established", "fig": "figure", "vol": "volume", "jan": "january", "feb": "february",
-    "mar": "march", "apr": "april", "jun": "june", "jul": "july", "aug": "august", "sept": "september", "sep": "september",
+    "mar": "march", "apr": "april", "jun": "june", "jul": "july", "aug": "august", "sept": "september",
+    "sep": "september",
     "oct": "october", "nov": "november", "dec": "december", "mon": "monday", "tue": "tuesday", "tues": "tuesday",
     "wed": "wednesday", "thu": "thursday", "thurs": "thursday", "fri": "friday", "sat": "saturday", "sun": "sunday",
 }  # fmt: skip
@@ -59,13 +63,18 @@ def _rule(pattern: str, say: Callable[[re.Match[str]], str], flags: int = re.IGN
     return re.compile(pattern, flags), lambda match: f" {say(match)} "
 
 
+def _half(half: str) -> str:
+    """ "a.m." and the like, spelled."""
+    return f"{_LETTER_NAMES.get(half[0].lower(), half[0].lower())} m"
+
+
 def _time(m: re.Match[str]) -> str:
     """Hour, minute and perhaps am or pm."""
     hour, minute, half = int(m[1]), int(m[2]), m[3]
     if not half:
         return n.clock(hour, minute)
     spoken = n.cardinal(hour) if minute == 0 else n.clock(hour, minute)
-    return f"{spoken} {half[0].lower().replace('a', 'ay')} m"
+    return f"{spoken} {_half(half)}"
 
 
 def _quantity(m: re.Match[str]) -> str:
@@ -132,14 +141,14 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b", _date),
     _rule(r"\b([01]?\d|2[0-3])[:.]([0-5]\d)\s?([ap]\.?m\b\.?(?!\w))", _time),
     _rule(r"\b([01]?\d|2[0-3]):([0-5]\d)()\b", _time),
-    _rule(r"\b(1[0-2]|[1-9])()\s?([ap]\.?m\b\.?(?!\w))", lambda m: f"{n.cardinal(int(m[1]))} {m[3][0].lower().replace('a', 'ay')} m"),
+    _rule(r"\b(1[0-2]|[1-9])\s?([ap]\.?m\b\.?(?!\w))", lambda m: f"{n.cardinal(int(m[1]))} {_half(m[2])}"),
     _rule(rf"([$€£¥])\s?{_NUMBER}(?:\s(million|billion|trillion|thousand)\b)?", _price),
     _rule(rf"\b({_MONTH})\.?\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.,]?\d)", _month_day),
     _rule(r"\b((?:1[1-9]|20)\d\d)s\b", lambda m: re.sub("y$", "ies", n.year(int(m[1])))),
     _rule(r"\bno\.\s?(?=\d)", lambda m: "number"),
     _rule(r"#\s?(?=\d)", lambda m: "number"),
     _rule(r"\b[Ss]t\.(?=(\s[A-Z])?)", _saint_or_street, re.NOFLAG),
-    _rule(r"\b(\d{1,3})/(\d{1,3})\b", lambda m: n.fraction(int(m[1]), int(m[2])) if int(m[2]) > 1 else f"{n.cardinal(int(m[1]))} over {n.cardinal(int(m[2]))}"),
+    _rule(r"\b(\d{1,3})/(\d{1,3})\b", lambda m: n.fraction(int(m[1]), int(m[2]))),
     _rule(r"\+?\b\d{3}-\d{4}\b|\b\d{3}-\d{3}-\d{4}\b|\+\d[\d ]{6,}\d", lambda m: n.digits(m[0])),
     _rule(r"(?<![\w.])-(?=\.?\d)", lambda m: "minus"),
     _rule(r"(?<=\d)\s?-\s?(?=\d)", lambda m: "to"),
@@ -167,17 +176,23 @@ RULES: tuple[Rule, ...] = (
 
 
 def clean(text: str) -> str:
-    """`text` in plain ASCII: accents dropped, typographic marks mapped; raises TextError naming what cannot be mapped."""
+    """`text` in plain ASCII: accents dropped, typographic marks mapped; raises TextError naming what cannot be
+    mapped."""
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
-    text = "".join(c for c in unicodedata.normalize("NFKD", text.translate(_CHARACTERS)) if not unicodedata.combining(c))
+    text = "".join(
+        c for c in unicodedata.normalize("NFKD", text.translate(_CHARACTERS)) if not unicodedata.combining(c)
+    )
     known = set("°€£¥")
-    if unknown := sorted({c for c in text if not (c.isascii() and (c.isprintable() or c.isspace())) and c not in known}):
+    if unknown := sorted(
+        {c for c in text if not (c.isascii() and (c.isprintable() or c.isspace())) and c not in known}
+    ):
         raise TextError(f"cannot say {' '.join(unknown)!r}: write it in letters, digits or common punctuation")
     return text
 
 
 def expand(text: str, is_word: Callable[[str], bool] = lambda word: False) -> str:
-    """`text` with numbers, times, prices, units and abbreviations in words; capitals that `is_word` knows are not spelled."""
+    """`text` with numbers, times, prices, units and abbreviations in words; capitals that `is_word` knows are not
+    spelled."""
     if text.isupper() and " " in text:
         text = text.capitalize()
     text = re.sub(r"\b[A-Z]{4,}\b", lambda m: m[0].lower() if is_word(m[0].lower()) else m[0], text)

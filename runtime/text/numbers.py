@@ -1,7 +1,8 @@
 """Numbers, times, prices and dates in English words. Pure functions from digits to words."""
 
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+    "zero one two three four five six seven eight nine ten "
+    "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
 _TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"))
@@ -24,7 +25,8 @@ def digits(text: str) -> str:
 
 
 def cardinal(number: int) -> str:
-    """An integer in words, without "and": 1234 → "one thousand two hundred thirty four"; digit by digit from 10^15 on."""
+    """An integer in words, without "and": 1234 → "one thousand two hundred thirty four"; digit by digit from 10^15
+    on."""
     if number < 0:
         return "minus " + cardinal(-number)
     if number < 20:
@@ -50,7 +52,8 @@ def ordinal(number: int) -> str:
 
 
 def decimal(text: str) -> str:
-    """A number with thousands commas and perhaps a fraction: `"1,250.5"` → "one thousand two hundred fifty point five"."""
+    """A number with thousands commas and perhaps a fraction: `"1,250.5"` → "one thousand two hundred fifty point
+    five"."""
     whole, _, fraction = text.replace(",", "").partition(".")
     words = cardinal(int(whole or "0"))
     return f"{words} point {digits(fraction)}" if fraction else words
@@ -89,6 +92,8 @@ def money(amount: str, unit: str, cents: str) -> str:
 
 def fraction(top: int, bottom: int) -> str:
     """A fraction: (1, 2) → "one half", (3, 4) → "three quarters", (2, 5) → "two fifths"."""
+    if bottom < 2:
+        return f"{cardinal(top)} over {cardinal(bottom)}"
     name = {2: "half", 4: "quarter"}.get(bottom) or ordinal(bottom)
     if top == 1:
         return "one " + name

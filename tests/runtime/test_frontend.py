@@ -1,0 +1,116 @@
+"""Lexicon look-up, the letter fallback and splitting of long text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sottovoce.errors import BundleError, TextError
+from sottovoce.runtime.manifest import TextSpec
+from sottovoce.runtime.text.frontend import Frontend, LexiconFrontend, load_frontend
+from sottovoce.runtime.text.lexicon import Lexicon
+
+ENTRIES = {
+    "a": "ax",
+    "ab": "ae b",
+    "ab's": "ae b z",
+    "abc": "ey b s",
+    "cat": "k ae t",
+    "dog": "d ao g",
+    "horse": "hh ao r s",
+}
+PHONES = sorted({p for phones in ENTRIES.values() for p in phones.split()} | {"s", "z"})
+SYMBOLS = {
+    n: 100 + i
+    for i, n in enumerate([" ", ",", ".", "?", *(f"letter:{c}" for c in "abcdefghijklmnopqrstuvwxyz"), *PHONES])
+}
+
+
+@pytest.fixture
+def lexicon(tmp_path: Path) -> Lexicon:
+    path = tmp_path / "lexicon.txt"
+    path.write_text("".join(f"{w}\t{ENTRIES[w]}\n" for w in sorted(ENTRIES)))
+    return Lexicon(path)
+
+
+@pytest.fixture
+def frontend(lexicon: Lexicon) -> LexiconFrontend:
+    return LexiconFrontend(SYMBOLS, lexicon)
+
+
+@pytest.mark.parametrize("word", ENTRIES)
+def test_every_entry_is_found(lexicon: Lexicon, word: str) -> None:
+    assert lexicon.phones(word) == tuple(ENTRIES[word].split())
+
+
+@pytest.mark.parametrize("word", ["", "aa", "b", "zz", "ca", "cats", "hors"])
+def test_other_words_are_not(lexicon: Lexicon, word: str) -> None:
+    assert lexicon.phones(word) is None
+
+
+def test_last_line_may_lack_its_newline(tmp_path: Path) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_text("cat\tk ae t\ndog\td ao g")
+    assert Lexicon(path).phones("dog") == ("d", "ao", "g")
+
+
+def test_empty_lexicon_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lexicon.txt").touch()
+    with pytest.raises(BundleError, match=r"lexicon\.txt"):
+        Lexicon(tmp_path / "lexicon.txt")
+
+
+@pytest.mark.parametrize(
+    ("word", "symbols"), [("cat's", "k ae t s"), ("dog's", "d ao g z"), ("horse's", "hh ao r s ax z")]
+)
+def test_possessives_follow_the_last_phone(frontend: LexiconFrontend, word: str, symbols: str) -> None:
+    assert frontend.symbols_of(word) == tuple(symbols.split())
+
+
+def test_unknown_words_are_spelled(frontend: LexiconFrontend) -> None:
+    assert frontend.symbols_of("fig") == ("letter:f", "letter:i", "letter:g")
+
+
+def test_sentences_and_ids(frontend: LexiconFrontend) -> None:
+    first, second = frontend.sentences("A cat. The dog?", 50)
+    assert (first.read, second.read) == ("a cat.", "the dog?")
+    assert first.ids == tuple(SYMBOLS[s] for s in [" ", "ax", " ", "k", "ae", "t", "."])
+
+
+def test_long_sentences_are_cut_and_lose_nothing(frontend: LexiconFrontend) -> None:
+    text = "a cat a dog a horse, a dog a cat a dog a horse a cat."
+    pieces = frontend.sentences(text, 20)
+    assert len(pieces) > 2
+    assert all(len(p.ids) <= 20 for p in pieces)
+    words = " ".join(p.read for p in pieces).replace(",", "").replace(".", "").split()
+    assert words == text.replace(",", "").replace(".", "").split()
+
+
+def test_a_comma_is_the_preferred_cut(frontend: LexiconFrontend) -> None:
+    assert [p.read for p in frontend.sentences("a cat a dog, a horse a cat a dog.", 22)] == [
+        "a cat a dog,",
+        "a horse a cat a dog.",
+    ]
+
+
+def test_one_word_over_the_limit_says_what_mends_it(frontend: LexiconFrontend) -> None:
+    with pytest.raises(TextError, match=r"needs \d+ text tokens .* --prefix"):
+        frontend.sentences("a " + "z" * 40, 30)
+
+
+def describe(folder: Path, value: object) -> Frontend:
+    (folder / "text.json").write_text(json.dumps(value))
+    return load_frontend(folder, TextSpec("characters", "text.json"))
+
+
+def test_characters(tmp_path: Path) -> None:
+    frontend = describe(tmp_path, {"kind": "characters", "symbols": {c: i for i, c in enumerate("abc .")}})
+    assert frontend.sentences("Abc", 10)[0].ids == (0, 1, 2, 4)
+    with pytest.raises(TextError, match="'d'"):
+        frontend.sentences("abcd", 10)
+
+
+@pytest.mark.parametrize("value", [{}, [], {"kind": "lexicon", "symbols": {}}, {"kind": "characters"}])
+def test_malformed_description(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BundleError, match=r"text\.json"):
+        describe(tmp_path, value)

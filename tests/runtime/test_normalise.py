@@ -1,0 +1,61 @@
+"""Written English → words: a table of what users type and what should be read."""
+
+import pytest
+
+from sottovoce.errors import TextError
+from sottovoce.runtime.text.normalise import normalise
+
+WORDS = {"nasa", "stop", "warning"}
+
+CASES = {
+    "Hello, World": "hello , world .",
+    "It's 5:30pm!": "it's five thirty p m .",
+    "Meet at 9:00 or 17:05.": "meet at nine o'clock or seventeen oh five .",
+    "7 a.m. when they left": "seven ay m when they left .",
+    "$3.50, £1.01 and €20": "three dollars and fifty cents , one pound and one pence and twenty euros .",
+    "It cost $5 million.": "it cost five million dollars .",
+    "1,250.5 km at 60 km/h": "one thousand two hundred fifty point five kilometers at sixty kilometers per hour .",
+    "1 km, 1 ft": "one kilometer , one foot .",
+    "-5°C and 20%": "minus five degrees celsius and twenty percent .",
+    "1999, 2005 and 1990s": "nineteen ninety nine , two thousand five and nineteen nineties .",
+    "on Nov. 21st, 2026-11-21": "on november twenty first , november twenty first twenty twenty six .",
+    "1/2 cup, 3/4 mile, 2/5": "one half cup , three quarters mile , two fifths .",
+    "the 1st, 2nd, 3rd, 12th and 20th": "the first , second , third , twelfth and twentieth .",
+    "10-12 people": "ten to twelve people .",
+    "Call 555-1234.": "call five five five one two three four .",
+    "room 007": "room zero zero seven .",
+    "Dr. Smith of St. James St. was late.": "doctor smith of saint james street was late .",
+    "Mr. and Mrs. Jones, etc.": "mister and missus jones , et cetera .",
+    "e.g. this, i.e. that": "for example this , that is that .",
+    "He sat. She ran.": "he sat . she ran .",
+    "I saw it in Dec. It was cold.": "i saw it in december . it was cold .",
+    "GPS and the USA's B12": "g p s and the u s ay's b twelve .",
+    "NASA is OK": "nasa is okay .",
+    "THIS IS LOUD TEXT": "this is loud text .",
+    "café “beans” — naïve": "cafe beans , naive .",
+    "user@example.com": "user at example dot com .",
+    "bread & butter and/or jam": "bread and butter and or jam .",
+    "Really?! Yes!!": "really ? yes .",
+    "well-known (mostly); true": "well known , mostly , true .",
+    "one\n\ntwo": "one . two .",
+    "1000000": "one million .",
+    "0.5": "zero point five .",
+}
+
+
+@pytest.mark.parametrize("written", CASES)
+def test_reads_as(written: str) -> None:
+    assert " ".join(normalise(written, WORDS.__contains__)) == CASES[written]
+
+
+@pytest.mark.parametrize(("written", "named"), [("x^2", "^"), ("日本", "日"), ("a ☃ b", "☃"), ("a | b", "|")])
+def test_unknown_characters_are_named(written: str, named: str) -> None:
+    with pytest.raises(TextError, match=r"cannot say") as error:
+        normalise(written)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("written", ["", "   ", "...", "?!", '""'])
+def test_nothing_to_say(written: str) -> None:
+    with pytest.raises(TextError, match="nothing to say"):
+        normalise(written)
