@@ -108,8 +108,10 @@ def _write_raw(chunks: Iterable[Floats], file: BinaryIO) -> None:
 
 
 def _tell(bundle: Bundle, stats: Stats, args: argparse.Namespace) -> None:
-    """Say what was made: one line or JSON, never among the audio; warn of sentences that did not end by themselves."""
+    """Say what was made: one line or JSON, never among the audio; warn of what makes it doubtful."""
     out = sys.stderr if args.output == "-" else sys.stdout
+    if bundle.manifest.parity == "failed":
+        print("sottovoce: warning: this bundle failed its parity gates when it was exported", file=sys.stderr)
     for sentence in stats.sentences:
         if sentence.stopped != "stop token":
             print(f"sottovoce: warning: cut at {sentence.stopped}: {sentence.read!r}", file=sys.stderr)

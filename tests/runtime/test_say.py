@@ -69,6 +69,13 @@ def test_json_stays_out_of_the_audio(folder, capsysbinary):
     assert json.loads(captured.err.split(b"\n", 1)[1])["output"] == "-"
 
 
+def test_a_bundle_that_failed_its_gates_says_so(folder, capsys):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parity": "failed"}))
+    assert main(["say", str(folder), "hello"]) == 0
+    assert "failed its parity gates" in capsys.readouterr().err
+
+
 def test_text_from_stdin_and_file(folder, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdin", io.StringIO("from stdin"))
     assert main(["say", str(folder), "-", "--json"]) == 0
