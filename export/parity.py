@@ -148,7 +148,7 @@ def _report(compared: Sequence[_Compared], parts: DecoderParts, trained: bool) -
         wraps=min(c.case.length for c in compared) / (parts.cache.groups[0].window - 1),
         max_error=error,
         logits_std=deviation,
-        relative_error=error / deviation,
+        relative_error=error / max(deviation, 1e-30),
         top1=float(same.mean()),
         margin_steps=int(clear.sum()),
         margin_top1=float(same[clear].mean()) if clear.any() else 1.0,
@@ -165,5 +165,7 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
             yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:
             yield "greedy tokens differ from torch's"
+    elif trained and not report.margin_steps:
+        yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights by"
     elif trained and not report.margin_top1 >= QUANTIZED_TOP1:
         yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {QUANTIZED_TOP1:.0%} is asked for"

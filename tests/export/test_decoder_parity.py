@@ -75,6 +75,12 @@ def test_quantized_gate_is_for_trained_voices(tmp_path: Path) -> None:
     assert "top-1" in check_decoder(decoder, tmp_path, parts, trained=True).failures[0]
 
 
+def test_quantized_gate_needs_something_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, parts = export(tmp_path, "qwen2_tied", "int8")
+    monkeypatch.setattr(parity, "MARGIN", 1e9)
+    assert "no step" in check_decoder(decoder, tmp_path, parts, trained=True).failures[0]
+
+
 def test_full_window_is_driven_as_far_as_it_goes(tmp_path: Path) -> None:
     decoder = tiny_decoder("qwen2_tied")
     parts = export_decoder(decoder, DecoderOptions("fp32", PREFIX, 48, max_position=60), tmp_path)

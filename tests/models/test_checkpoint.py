@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.shapes import CONFIGS, tiny_decoder
 
 from sottovoce.errors import OutputError, VoiceError
 from sottovoce.models.checkpoint import INDEX, WEIGHTS, Checkpoint, save_weights, write_atomic
+from tests.models.shapes import CONFIGS, tiny_decoder
 
 
 def write_folder(folder: Path, name: str = "qwen2_tied", dtype: torch.dtype = torch.float32, shards: int = 1) -> Path:

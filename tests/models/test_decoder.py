@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.models.shapes import CONFIGS, randomise, tiny_decoder
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sottovoce.errors import VoiceError
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from tests.models.shapes import CONFIGS, randomise, tiny_decoder
 
 IDS = torch.randint(0, 97, (2, 150), generator=torch.Generator().manual_seed(1))
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.models.shapes import CONFIGS, tiny_decoder
 
 from sottovoce.models.masks import wand_mask
 from sottovoce.models.ring import RingDecoder
+from tests.models.shapes import CONFIGS, tiny_decoder
 
 PREFIX, WINDOW, STEPS = 12, 9, 40  # 40 steps: five times round a ring of eight
 IDS = torch.randint(0, 97, (1, PREFIX + STEPS), generator=torch.Generator().manual_seed(2))

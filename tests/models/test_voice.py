@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.shapes import CONFIGS, tiny_decoder
 
 from sottovoce.errors import VoiceError
 from sottovoce.models.voice import Prompt, Voice, VoiceSpec, save_voice
 from sottovoce.runtime.manifest import PromptSpec, SamplingSpec, TextSpec
+from tests.models.shapes import CONFIGS, tiny_decoder
 
 SPEC = VoiceSpec(
     codec="codec",

@@ -1,0 +1,1 @@
+"""Measurements that take minutes; each module prints its figures beside their gates."""

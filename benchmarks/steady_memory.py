@@ -1,0 +1,92 @@
+"""Does memory grow from utterance to utterance? `python -m benchmarks.steady_memory BUNDLE`
+
+Speaks 200 utterances of different texts and seeds in this process, reads resident + swapped memory after each, and fits a
+line to those after the warm-up. The slope's 95 % interval comes from a moving-block bootstrap of the residuals, since
+memory moves in steps and neighbouring readings are not independent.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sottovoce.devices.machine import describe_machine
+from sottovoce.devices.memory import read_memory
+from sottovoce.devices.worker import utter
+from sottovoce.runtime.bundle import load_bundle
+
+TEXTS = (
+    "Yes.",
+    "The birch canoe slid on the smooth planks.",
+    "Please call me tomorrow at half past nine, and bring the blue folder with you.",
+)
+"""Short, middling and long: used in turn, so that buffers of every size come and go."""
+
+WARM_UP = 0.2
+"""Share of the utterances left out at the start, while allocators fill their pools."""
+
+BLOCK = 10
+"""Readings per bootstrap block."""
+
+RESOLUTION = 0.5
+"""MB over the whole run below which a drift is not seen: Linux adds pages up in batches per processor."""
+
+CEILING = 1.0
+"""MB per 100 utterances; an interval that reaches beyond it has decided nothing."""
+
+
+def main() -> int:
+    """Measure, print slope and verdict; exit status 1 where memory grows or the run was too noisy to tell."""
+    parser = argparse.ArgumentParser(description="Memory of a bundle over many utterances.")
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--utterances", type=int, default=200, help="how many (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads per graph (default: %(default)s)")
+    args = parser.parse_args()
+    if args.utterances < 5 * BLOCK:
+        parser.error(f"--utterances {args.utterances}: at least {5 * BLOCK} are needed for an interval")
+    readings = measure(args.bundle, args.utterances, args.threads)
+    slope, low, high = slope_interval(readings)
+    said = verdict(low, high, len(readings))
+    print(f"{args.bundle}: resident {readings[0]:.1f} MB at first, {readings[-1]:.1f} MB after {len(readings)} more")
+    print(f"slope {slope:+.3f} MB per 100 utterances, 95 % interval {low:+.3f} to {high:+.3f}: {said}")
+    print(f"{describe_machine().processor}, {args.threads} thread(s)")
+    return 0 if said == "within noise" else 1
+
+
+def measure(folder: Path, utterances: int, threads: int) -> NDArray[np.float64]:
+    """Resident + swapped MB after each utterance, the warm-up left out."""
+    bundle = load_bundle(folder, threads)
+    readings = []
+    for number in range(utterances):
+        utter(bundle, TEXTS[number % len(TEXTS)], number)
+        memory = read_memory()
+        readings.append((memory.resident + memory.swapped) / 1e6)
+    return np.array(readings[int(WARM_UP * utterances) :])
+
+
+def slope_interval(readings: NDArray[np.float64], draws: int = 2000) -> tuple[float, float, float]:
+    """Slope of the fitted line and its 95 % interval, MB per 100 utterances."""
+    count = len(readings)
+    turn = np.arange(count) / 100
+    slope, level = np.polyfit(turn, readings, 1)
+    fitted = level + slope * turn
+    residuals = readings - fitted
+    random = np.random.default_rng(0)
+    starts = random.integers(0, count - BLOCK + 1, (draws, -(-count // BLOCK)))
+    picked = (starts[:, :, None] + np.arange(BLOCK)).reshape(draws, -1)[:, :count]
+    slopes = np.polyfit(turn, (fitted + residuals[picked]).T, 1)[0]
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    return float(slope), float(low), float(high)
+
+
+def verdict(low: float, high: float, count: int) -> str:
+    """`grows` above zero and above what can be read, `undecided` where too much growth cannot be ruled out."""
+    if low > 0 and low * count / 100 > RESOLUTION:
+        return "grows"
+    return "undecided, run more utterances on a quiet machine" if high > CEILING else "within noise"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
