@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table and return exit status 0."""
     profile = profile_bundle(args.bundle, args.text, args.runs, args.threads)
-    print(profile_table([profile]))
+    print(side_by_side([figures(profile)]))
     print(machine_line(profile))
     if args.output is not None:
         with written_whole(args.output) as file:
@@ -33,9 +33,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def profile_table(profiles: Sequence[Profile]) -> str:
-    """Reports side by side, one column each."""
-    lists = [figures(profile) for profile in profiles]
+def side_by_side(lists: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """Lists of the same figures as a table, one column each."""
     return columns([[rows[0][0], *(value for _, value in rows)] for rows in zip(*lists, strict=True)])
 
 

@@ -1,0 +1,238 @@
+"""`export` and `verify` as commands: what they write, what they refuse, and that a failure leaves nothing."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sottovoce.__main__ import main
+from sottovoce.export import assemble, plan
+from sottovoce.export.decoder import export_decoder
+from sottovoce.export.verify import read_parity
+from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.manifest import read_manifest
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny_bundle: Path):
+    return {name: onnx.load(tiny_bundle / name) for name in ("codec_decoder.onnx", "codec_encoder.onnx")}
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch, graphs) -> None:
+    """Tracing the codec takes seconds, and test_codec_graph.py is about it."""
+    monkeypatch.setattr(plan, "codec_graphs", lambda codec: graphs)
+
+
+def export(voice: Path, target: Path, *options: str) -> int:
+    """Run the command; its exit status."""
+    return main(["export", str(voice), "-o", str(target), "--threads", "1", *options])
+
+
+def error_line(capsys) -> str:
+    """The one line on stderr that is not a stage of the export."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sottovoce: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_bundle_is_whole(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    assert export(tiny_voice, tmp_path / "bundle") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    bundle = load_bundle(tmp_path / "bundle", threads=1)
+    manifest = bundle.manifest
+    assert manifest.parity == "passed"
+    assert manifest.weights.layers == "int8"
+    assert manifest.cache.groups[0].window == 91  # the longest utterance, 90 tokens, and the current one
+    assert set(manifest.files) == {
+        *("decoder.onnx", "decoder.onnx.data", "codec_decoder.onnx", "codec_encoder.onnx"),
+        *("text.json", "prompts/ada.json", "prompts/bob.json", "parity.json"),
+    }
+    assert (tmp_path / "bundle" / "text.json").read_bytes() == (tiny_voice / "text.json").read_bytes()
+    parity = read_parity(tmp_path / "bundle")
+    assert parity.passed
+    assert [case for case in parity.decoder.cases if case.startswith("ada")]
+    assert "parity: passed" in capsys.readouterr().out
+
+
+def test_two_exports_are_the_same_bytes(tiny_voice: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert export(tiny_voice, tmp_path / name) == 0
+    assert read_manifest(tmp_path / "a") == read_manifest(tmp_path / "b")
+
+
+def test_dry_run_says_what_export_writes_and_writes_nothing(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(tiny_voice), "--dry-run", "--window", "20"]) == 0
+    said = capsys.readouterr().out
+    assert export(tiny_voice, tmp_path / "bundle", "--window", "20") == 0
+    manifest = read_manifest(tmp_path / "bundle")
+    for name, entry in manifest.files.items():
+        if name != "parity.json":
+            (line,) = [line for line in said.splitlines() if line.split()[:1] == [name]]
+            assert float(line.split()[1]) == pytest.approx(entry.size / 1e3, abs=0.1)
+    assert "130 + 20 slots" in said
+    assert f"{manifest.cache.bytes / 1e3:.1f} kB" in said
+
+
+def test_dry_run_touches_no_disk(tiny_voice: Path, tmp_path: Path, monkeypatch) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "voice", "-o", "bundle", "--dry-run"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["voice"]
+    assert sorted(p.name for p in voice.rglob("*")) == sorted(p.name for p in tiny_voice.rglob("*"))
+
+
+def test_a_small_window_is_a_recorded_warning(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    assert export(tiny_voice, tmp_path / "bundle", "--window", "16", "--prefix", "100") == 0
+    window, prefix = read_manifest(tmp_path / "bundle").warnings
+    assert "window 16 is below" in window
+    assert "prefix 100 is below" in prefix
+    assert window in capsys.readouterr().out
+
+
+def test_the_voice_s_own_window_is_no_warning(tiny_voice: Path, tmp_path: Path) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice")
+    config = json.loads((voice / "config.json").read_text())
+    config["sottovoce"]["window"] = 24
+    (voice / "config.json").write_text(json.dumps(config))
+    assert export(voice, tmp_path / "bundle") == 0
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.cache.groups[0].window == 24
+    assert manifest.warnings == ()
+    assert manifest.max_position == 130 + 90
+
+
+def test_a_decoder_alone(tmp_path: Path) -> None:
+    tiny.save_decoder(tmp_path / "bare", tiny.hf_config("llama"))
+    options = ["--decoder-only", "--prefix", "20", "--window", "16", "--weights", "fp32", "--head-ids", "0:48,50"]
+    assert export(tmp_path / "bare", tmp_path / "bundle", *options) == 0
+    manifest = load_bundle(tmp_path / "bundle", threads=1).manifest
+    assert set(manifest.files) == {"decoder.onnx", "decoder.onnx.data", "parity.json"}
+    assert manifest.head.ids == ((0, 48), (50, 51))
+    assert manifest.max_position == 512
+    assert main(["verify", str(tmp_path / "bundle"), "--against", str(tmp_path / "bare"), "--threads", "1"]) == 0
+
+
+REFUSED = {
+    "output exists": ([], "--force"),
+    "no output": ([], "-o BUNDLE"),
+    "window": (["--window", "1"], "--window 1"),
+    "prefix": (["--prefix", "0"], "--prefix 0"),
+    "layout": (["--prefix", "3"], "the layout alone takes 3"),
+    "threads": (["--threads", "0"], "--threads 0"),
+    "head ids": (["--head-ids", "0:4"], "--decoder-only"),
+    "nothing recorded": (["--decoder-only"], "--prefix and --window"),
+    "positions": (["--decoder-only", "--prefix", "500", "--window", "500"], "512 positions"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(tiny_voice: Path, tmp_path: Path, capsys, kind: str) -> None:
+    options, says = REFUSED[kind]
+    target = ["-o", str(tmp_path / "new" / "bundle")] if kind != "no output" else []
+    if kind == "output exists":
+        (tmp_path / "new" / "bundle").mkdir(parents=True)
+    assert main(["export", str(tiny_voice), *target, *options]) == 2
+    assert says in error_line(capsys)
+    assert kind == "output exists" or list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("lacks", "says"), [("codec", "codec is missing"), ("prompt", "prompt is missing")])
+def test_an_incomplete_voice_is_told_its_mend(tiny_voice: Path, tmp_path: Path, capsys, lacks: str, says: str) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice")
+    config = json.loads((voice / "config.json").read_text())
+    del config["sottovoce"][lacks]
+    (voice / "config.json").write_text(json.dumps(config))
+    assert export(voice, tmp_path / "bundle") == 2
+    line = error_line(capsys)
+    assert says in line
+    assert "--decoder-only" in line
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_preset_with_foreign_codes_is_named(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice")
+    prompt = json.loads((voice / "prompts" / "ada.json").read_text())
+    (voice / "prompts" / "ada.json").write_text(json.dumps(prompt | {"codes": [tiny.CODES]}))
+    assert export(voice, tmp_path / "bundle") == 2
+    assert "ada.json" in error_line(capsys)
+
+
+@pytest.fixture
+def broken_decoder(monkeypatch) -> None:
+    """An export that writes another decoder than the voice's."""
+
+    def other(checkpoint, options, folder):
+        decoder = checkpoint.load()
+        decoder.model.layers[0].mlp.down_proj.weight.data *= 1.5
+        return export_decoder(decoder, options, folder)
+
+    monkeypatch.setattr(assemble, "export_decoder", other)
+
+
+@pytest.mark.usefixtures("broken_decoder")
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_failed_gate_is_status_1_and_no_bundle(tiny_voice: Path, tmp_path: Path, capsys, keep: bool) -> None:
+    options = ["--weights", "fp32", *(["--keep-failed"] if keep else [])]
+    assert export(tiny_voice, tmp_path / "bundle", *options) == 1
+    said = capsys.readouterr()
+    assert "parity: failed" in said.out
+    assert ("--keep-failed keeps it" in said.err) is not keep
+    assert [path.name for path in tmp_path.iterdir()] == (["bundle"] if keep else [])
+    if keep:
+        assert read_manifest(tmp_path / "bundle").parity == "failed"
+        assert main(["verify", str(tmp_path / "bundle"), "--threads", "1"]) == 1
+
+
+@pytest.mark.parametrize("full", ["export_decoder", "onnx.save", "file_entries"])
+def test_a_disk_that_fills_up_leaves_nothing(tiny_voice: Path, tmp_path: Path, capsys, monkeypatch, full: str) -> None:
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"sottovoce.export.assemble.{full}", no_space)
+    assert export(tiny_voice, tmp_path / "bundle") == 2
+    assert "No space left on device" in error_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_being_asked_to_end_leaves_nothing(tiny_voice: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(assemble, "verify_bundle", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert export(tiny_voice, tmp_path / "bundle") == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_measures_again(tiny_voice: Path, tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    report = tmp_path / "parity.json"
+    verify = ["verify", str(tiny_bundle), "--threads", "1"]
+    assert main([*verify, "--against", str(tiny_voice), "-o", str(report)]) == 0
+    measured = capsys.readouterr().out
+    assert json.loads(report.read_text())["passed"] is True
+    assert main(verify) == 0
+    assert capsys.readouterr().out == measured
+
+
+def test_verify_knows_another_voice(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    other = tiny.save_voice(tmp_path / "voice", hf={"rope_theta": 5e4})
+    assert main(["verify", str(tiny_bundle), "--against", str(other), "--threads", "1"]) == 2
+    assert "is not the voice" in error_line(capsys)
+
+
+def test_verify_sees_an_altered_file(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (bundle / "text.json").write_text((bundle / "text.json").read_text() + " ")
+    assert main(["verify", str(bundle), "--threads", "1"]) == 2
+    assert "text.json" in error_line(capsys)
+
+
+def test_verify_output_needs_a_voice(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    assert main(["verify", str(tiny_bundle), "-o", str(tmp_path / "parity.json")]) == 2
+    assert "--against" in error_line(capsys)
