@@ -32,7 +32,7 @@ def staged_folder(target: Path, force: bool) -> Iterator[Path]:
     missing = [p for p in target.parents if not p.exists()]
     stage = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with _disk_errors(target):
+        with _disk_errors(target, stage):
             stage.mkdir(parents=True)
             yield stage
             _flush(stage)
@@ -81,12 +81,12 @@ def tool_versions(names: Iterable[str] = TOOLS) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing `target` into one OutputError line."""
+def _disk_errors(target: Path, stage: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing `target` into one OutputError line that names it, not `stage`."""
     try:
         yield
-    except OutputError:
-        raise
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(stage), str(target))) from error
     except OSError as error:
         if error.errno is None:
             raise

@@ -67,7 +67,7 @@ def test_two_exports_are_the_same_bytes(tiny_voice: Path, tmp_path: Path) -> Non
 
 
 def test_dry_run_says_what_export_writes_and_writes_nothing(tiny_voice: Path, tmp_path: Path, capsys) -> None:
-    assert main(["export", str(tiny_voice), "--dry-run", "--window", "20"]) == 0
+    assert main(["export", str(tiny_voice), "--dry-run", "--window", "20", "--threads", "1"]) == 0
     said = capsys.readouterr().out
     assert export(tiny_voice, tmp_path / "bundle", "--window", "20") == 0
     manifest = read_manifest(tmp_path / "bundle")
@@ -82,7 +82,7 @@ def test_dry_run_says_what_export_writes_and_writes_nothing(tiny_voice: Path, tm
 def test_dry_run_touches_no_disk(tiny_voice: Path, tmp_path: Path, monkeypatch) -> None:
     voice = shutil.copytree(tiny_voice, tmp_path / "voice")
     monkeypatch.chdir(tmp_path)
-    assert main(["export", "voice", "-o", "bundle", "--dry-run"]) == 0
+    assert main(["export", "voice", "-o", "bundle", "--dry-run", "--threads", "1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["voice"]
     assert sorted(p.name for p in voice.rglob("*")) == sorted(p.name for p in tiny_voice.rglob("*"))
 
@@ -137,7 +137,7 @@ def test_refused(tiny_voice: Path, tmp_path: Path, capsys, kind: str) -> None:
     target = ["-o", str(tmp_path / "new" / "bundle")] if kind != "no output" else []
     if kind == "output exists":
         (tmp_path / "new" / "bundle").mkdir(parents=True)
-    assert main(["export", str(tiny_voice), *target, *options]) == 2
+    assert main(["export", str(tiny_voice), "--threads", "1", *target, *options]) == 2
     assert says in error_line(capsys)
     assert kind == "output exists" or list(tmp_path.iterdir()) == []
 
@@ -234,5 +234,5 @@ def test_verify_sees_an_altered_file(tiny_bundle: Path, tmp_path: Path, capsys) 
 
 
 def test_verify_output_needs_a_voice(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
-    assert main(["verify", str(tiny_bundle), "-o", str(tmp_path / "parity.json")]) == 2
+    assert main(["verify", str(tiny_bundle), "--threads", "1", "-o", str(tmp_path / "parity.json")]) == 2
     assert "--against" in error_line(capsys)
