@@ -82,7 +82,7 @@ def tool_versions(names: Iterable[str] = TOOLS) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _disk_errors(target: Path, stage: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing `target` into one OutputError line that names it, not `stage`."""
+    """Turn what the system says about writing `target` into one OutputError line that names it and not `stage`."""
     try:
         yield
     except OutputError as error:
