@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sottovoce.errors import BundleError, VoiceError
 from sottovoce.export.bundle_writer import tool_versions
 from sottovoce.export.codec_parity import CodecReport, check_codec
@@ -24,8 +26,11 @@ from sottovoce.runtime.speak import speak
 PARITY = "parity.json"
 """Name of the report inside a bundle."""
 
-SENTENCES = "The birch canoe slid on the smooth planks. Rice is often served in round bowls."
-"""What the runtime says for the speech cases: two of the Harvard sentences (IEEE 1969)."""
+SENTENCES = (
+    "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background. "
+    "It's easy to tell the depth of a well. Four hours of steady work faced us."
+)
+"""What the runtime says for the speech cases: four of the Harvard sentences (IEEE 1969)."""
 
 UNTRAINED_STEPS = 64
 """Steps per case where nothing gates, as for quantized random weights."""
@@ -95,24 +100,16 @@ def _cases(bundle: Bundle, parts: DecoderParts) -> list[Case]:
 
 
 def speech_cases(bundle: Bundle) -> list[Case]:
-    """For each preset speaker: its own clip said again, and the tokens that the runtime says for SENTENCES."""
-    speakers = {name: find_prompt(bundle, name) for name in preset_names(bundle)}
-    cases: list[Case] = []
-    for name, prompt in (speakers or {"no clip": find_prompt(bundle, None)}).items():
-        cases += _own_clip(bundle, name, prompt)
-        cases += _spoken(bundle, name, prompt)
-    return cases
+    """For each preset speaker: SENTENCES, and the tokens that the runtime says for them."""
+    speakers = {name: find_prompt(bundle, name) for name in preset_names(bundle)} or {"nobody": _nobody(bundle)}
+    return [case for name, prompt in speakers.items() for case in _spoken(bundle, name, prompt)]
 
 
-def _own_clip(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:
-    """The preset's words after its clip, its own codes and the stop id teacher-forced: what torch was trained on."""
-    spec, manifest = bundle.voice.prompt, bundle.manifest
-    sentences = bundle.voice.frontend.sentences(prompt.transcript, spec.max_text_tokens) if prompt.transcript else []
-    prefix = build_prefix(bundle, [i for sentence in sentences for i in sentence.ids], prompt)
-    tokens = (*(spec.code_offset + code for code in prompt.codes), spec.stop[0])
-    if sentences and len(prefix) <= manifest.cache.groups[0].prefix:
-        tokens = tokens[: manifest.max_position - len(prefix)]
-        yield Case(f"{name}: own clip", prefix, tokens, len(tokens))
+def _nobody(bundle: Bundle) -> Prompt:
+    """A speaker for a voice that comes without any: random codes in a quarter of the prefix."""
+    spec, slots = bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix
+    count = max(1, min(spec.max_prompt_codes, slots // 4))
+    return Prompt(tuple(np.random.default_rng(0).integers(0, spec.code_count, count).tolist()), "Yes.")
 
 
 def _spoken(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:

@@ -107,6 +107,13 @@ def test_the_voice_s_own_window_is_no_warning(tiny_voice: Path, tmp_path: Path) 
     assert manifest.max_position == 130 + 90
 
 
+def test_a_voice_without_presets_is_verified_too(tiny_voice: Path, tmp_path: Path) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice", ignore=shutil.ignore_patterns("prompts"))
+    assert export(voice, tmp_path / "bundle", "--weights", "fp32") == 0
+    cases = read_parity(tmp_path / "bundle").decoder.cases
+    assert [case for case in cases if case.startswith("nobody")]
+
+
 def test_a_decoder_alone(tmp_path: Path) -> None:
     tiny.save_decoder(tmp_path / "bare", tiny.hf_config("llama"))
     options = ["--decoder-only", "--prefix", "20", "--window", "16", "--weights", "fp32", "--head-ids", "0:48,50"]
