@@ -4,26 +4,31 @@
 work/decoder` trains on cross-entropy of the speech codes, short utterances first, with part of the speech history
 hidden so that the text has to be read. Held-out loss is taken on the last shard. Checkpoints every 250 steps; run
 again to resume.
+With `torchrun --nproc-per-node N -m …` N processes share the work.
 """
 
 import argparse
 import json
 import math
+import os
 import time
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from examples.reference_voice import layout
 from examples.reference_voice.corpus import Batch, Corpus
 from sottovoce.models.codec import CodecConfig
 from sottovoce.models.config import DecoderConfig
-from sottovoce.models.decoder import Decoder
+from sottovoce.models.decoder import Attention, Decoder
 from sottovoce.models.fsq import FSQ
 
 HF_CONFIG = {
@@ -68,16 +73,42 @@ def build(seed: int) -> Decoder:
     torch.manual_seed(seed)
     decoder = Decoder(DecoderConfig.from_hf(HF_CONFIG), seed)
     parametrize.register_parametrization(decoder.model.embed_tokens, "weight", AddDigits(decoder.config.hidden_size))
+    for layer in decoder.model.layers:
+        layer.self_attn.attend = MethodType(grouped_attention, layer.self_attn)
     return decoder
 
 
-def loss_of(decoder: Decoder, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the batch's speech codes and stops."""
-    with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
-        hidden = decoder(batch.ids)
+def grouped_attention(self: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`Attention.attend` as plain matrix products, queries of a KV head stacked: at 200 tokens on a CPU, forward and
+    backward take about a third of the time of torch's own kernel."""
+    batch, heads, tokens, width = q.shape
+    stacked = q.reshape(batch, self.kv_heads, -1, width) * width**-0.5
+    scores = (stacked @ k.transpose(-1, -2)).unflatten(2, (-1, tokens))
+    hidden = torch.full((tokens, tokens), -1e4, dtype=scores.dtype).triu(1)
+    weights = (scores + hidden).softmax(-1).flatten(2, 3)
+    return self.o_proj((weights @ v).view(batch, heads, tokens, width).transpose(1, 2).flatten(2))
+
+
+class Loss(nn.Module):
+    """Mean cross-entropy over a batch's speech codes and stops."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        """Of `decoder`."""
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Batch → scalar."""
         wanted = batch.targets >= 0
-        logits = decoder.logits(hidden[wanted], slice(0, layout.STOP + 1))
-    return F.cross_entropy(logits.float(), batch.targets[wanted])
+        targets = batch.targets[wanted]
+        with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
+            hidden = self.decoder(batch.ids)[wanted]
+            # In pieces, so that the logits of one stay in the processor's cache.
+            pieces = [
+                F.cross_entropy(self.decoder.logits(h, slice(0, layout.STOP + 1)).float(), t, reduction="sum")
+                for h, t in zip(hidden.split(400), targets.split(400), strict=True)
+            ]
+        return torch.stack(pieces).sum() / len(targets)
 
 
 def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -99,22 +130,28 @@ def schedule(step: int, args: argparse.Namespace) -> float:
 
 
 @torch.no_grad()
-def held_out_loss(decoder: Decoder, corpus: Corpus) -> float:
+def held_out_loss(loss: Loss, corpus: Corpus) -> float:
     """Mean loss over 12 fixed batches of held-out utterances."""
     rng = np.random.default_rng(0)
-    return float(np.mean([loss_of(decoder, corpus.batch(rng, 2500, 600, 0.0)).item() for _ in range(12)]))
+    return float(np.mean([loss(corpus.batch(rng, 2500, 600, 0.0)).item() for _ in range(12)]))
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train up to `args.steps`, resuming where a checkpoint is found."""
-    *paths, last = sorted(args.data.glob("rms-slt-kal16_*[0-9].npz"))
-    corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
-    print(f"{len(corpus.codes)} utterances, {sum(map(len, corpus.codes)) / 25 / 3600:.1f} h", flush=True)
-    decoder = build(args.seed)
+def optimizer_of(decoder: Decoder, lr: float) -> torch.optim.Optimizer:
+    """AdamW; norms and biases do not decay."""
     matrices = [p for p in decoder.parameters() if p.dim() > 1]
     rest = [p for p in decoder.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-9)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-9)
+
+
+def train(args: argparse.Namespace, rank: int) -> None:
+    """Train up to `args.steps`, resuming where a checkpoint is found; every process draws batches of its own."""
+    *paths, last = sorted(args.data.glob("rms-slt-kal16_*[0-9].npz"))
+    corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
+    hours = sum(map(len, corpus.codes)) / 25 / 3600
+    print(f"{len(corpus.codes)} utterances, {hours:.1f} h", flush=True)
+    decoder = build(args.seed)
+    optimizer = optimizer_of(decoder, args.lr)
     args.output.mkdir(parents=True, exist_ok=True)
     path, first = args.output / "state.pt", 0
     if path.exists():
@@ -122,22 +159,25 @@ def train(args: argparse.Namespace) -> None:
         decoder.load_state_dict(state["decoder"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    loss_of = Loss(decoder)
+    parallel = DistributedDataParallel(loss_of) if dist.is_initialized() else loss_of
     began, recent = time.time(), []
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, args)
         longest = int(min(600, 90 + step * 0.15))
-        loss = loss_of(decoder, corpus.batch(np.random.default_rng([args.seed, step]), args.tokens, longest, args.mask))
+        rng = np.random.default_rng([args.seed, step, rank])
+        loss = parallel(corpus.batch(rng, args.tokens, longest, args.mask))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         recent.append(loss.item())
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 50 == 0 and rank == 0:
             row = {"step": step + 1, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.time() - began, 1)}
             recent = []
             if (step + 1) % 250 == 0 or step + 1 == args.steps:
-                row["held_out"] = round(held_out_loss(decoder, held_out), 4)
+                row["held_out"] = round(held_out_loss(loss_of, held_out), 4)
                 save(path, decoder, optimizer, step + 1)
             print(json.dumps(row), flush=True)
 
@@ -156,7 +196,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args)
+    rank = int(os.environ.get("RANK", 0))
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    train(args, rank)
 
 
 if __name__ == "__main__":
