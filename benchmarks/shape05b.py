@@ -35,9 +35,6 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 PREFIX, WINDOW = 256, 512
-CHUNK = 64
-"""Prefix tokens per run (`--prefill-chunk`): bounds the activations, at no cost in time."""
-
 EARLY, LATE = range(50, 150), range(1950, 2050)
 RUNS = 5
 MEGABYTE = 1e6
@@ -77,7 +74,7 @@ def export(folder: Path) -> dict[str, Any]:
 
 def run(folder: Path) -> dict[str, Any]:
     """Load, read a full prefix and speak once round the ring and more: the peak of a process that only runs."""
-    stream = Stream(load_bundle(folder / "bundle", threads=1), CHUNK)
+    stream = Stream(load_bundle(folder / "bundle", threads=1))
     stream.prefill(range(PREFIX))
     for step in range(WINDOW + 50):
         stream.step(step)
@@ -87,7 +84,7 @@ def run(folder: Path) -> dict[str, Any]:
 def flatness(folder: Path) -> dict[str, Any]:
     """Median step of the early and of the late window, their steps taken in turns, so that noise falls on both."""
     bundle = load_bundle(folder / "bundle", threads=1)
-    early, late = Stream(bundle, CHUNK), Stream(bundle, CHUNK)
+    early, late = Stream(bundle), Stream(bundle)
     medians = []
     for _ in range(RUNS):
         for stream, window in ((early, EARLY), (late, LATE)):

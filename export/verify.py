@@ -18,9 +18,9 @@ from sottovoce.export.parity import Case, ParityReport, check_decoder, random_ca
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle
-from sottovoce.runtime.manifest import WeightFormat, parse
+from sottovoce.runtime.manifest import Prompt, WeightFormat, parse
 from sottovoce.runtime.prefix import build_prefix, text_room
-from sottovoce.runtime.prompt import Prompt, find_prompt, preset_names
+from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak
 
 PARITY = "parity.json"

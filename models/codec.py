@@ -1,7 +1,8 @@
 """The reference voice's codec: 25 codes a second from one FSQ codebook, decoded causally with explicit state.
 
 encoder  log-mel at 100 Hz → 3-tap layers → 4 frames stacked → 3-tap layers at 25 Hz → FSQ digits     (sees both sides)
-decoder  digits → causal layers at 25 Hz → 4 frames → causal layers at 100 Hz → spectrum → overlap-add (sees the past only)
+decoder  digits → causal layers at 25 Hz → 4 frames → causal layers at 100 Hz → spectrum → overlap-add (sees the past
+only)
 
 What comes out is `delay` samples late: that is how a causal decoder gets to hear a little of what follows.
 """
@@ -52,7 +53,8 @@ class CodecConfig:
 
 
 class Taps(nn.Module):
-    """Residual layer over three frames, `x + W2·silu(W1·[x₋, x, x₊])`: a 3-tap convolution written as a matrix product."""
+    """Residual layer over three frames, `x + W2·silu(W1·[x₋, x, x₊])`: a 3-tap convolution written as a matrix
+    product."""
 
     def __init__(self, width: int, hidden: int, causal: bool) -> None:
         """`causal`: taps t-2, t-1, t; otherwise t-1, t, t+1."""

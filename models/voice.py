@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sottovoce.errors import BundleError, VoiceError
 from sottovoce.models.checkpoint import CONFIG, Checkpoint, read_json, save_weights, write_atomic
 from sottovoce.models.decoder import Decoder
-from sottovoce.runtime.manifest import PromptSpec, SamplingSpec, TextSpec, parse
+from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec, parse
 
 SECTION = "sottovoce"
 SCHEMA = 1
@@ -36,16 +36,6 @@ class VoiceSpec:
     window: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     schema: Literal[1] = 1
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A preset speaker, `prompts/NAME.json`: codes of a reference clip, what it says, and on whose consent."""
-
-    codes: tuple[int, ...]
-    transcript: str
-    licence: str
-    consent: str
 
 
 @dataclass(frozen=True)

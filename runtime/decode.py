@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,20 +16,24 @@ Stopped = Literal["stop token", "max length", "max position"]
 """Why an utterance ended."""
 
 
+PREFILL_CHUNK: Final = 64
+"""Prefix tokens run at once unless told otherwise: it bounds the activations, and longer chunks are no faster."""
+
+
 class Stream:
     """One utterance at a time on an open bundle: caches, bindings and position. Not shared between threads.
 
     A prefix of p ≤ P tokens takes slots and positions 0..p-1; generated token t takes position p + t.
     """
 
-    def __init__(self, bundle: Bundle, prefill_chunk: int | None = None) -> None:
-        """Allocate the buffers; a prefix is run `prefill_chunk` tokens at a time (None: in one go)."""
-        if prefill_chunk is not None and prefill_chunk < 1:
+    def __init__(self, bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        """Allocate the buffers; a prefix is run `prefill_chunk` tokens at a time."""
+        if prefill_chunk < 1:
             raise OptionError(f"--prefill-chunk {prefill_chunk}: at least 1 token is needed")
         manifest = bundle.manifest
         self.cache = Cache(manifest.cache)
         self.max_position = manifest.max_position
-        self.prefill_chunk = prefill_chunk or self.cache.prefix
+        self.prefill_chunk = prefill_chunk
         self._session = bundle.decoder
         self._logits: Floats = np.empty(len(bundle.token_ids), np.float32)
         self._ids = np.empty((1, 1), np.int64)

@@ -108,7 +108,8 @@ class PromptSpec:
 
     `layout` holds token ids and the fields `{text}`, `{prompt_text}`, `{prompt_codes}` in order; code c of the codec is
     token `code_offset + c`, `code_count` of them; `stop` ids end an utterance. `max_text_tokens` and `max_prompt_codes`
-    are the longest the voice was trained for.
+    are the longest the voice was trained for. `default` is the preset that speaks where none is asked for (None: the
+    first by name).
     """
 
     layout: tuple[int | str, ...]
@@ -117,6 +118,17 @@ class PromptSpec:
     stop: tuple[int, ...]
     max_text_tokens: int
     max_prompt_codes: int
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A speaker, `prompts/NAME.json`: codes of a clip, its words, and the lines on its licence and the consent."""
+
+    codes: tuple[int, ...] = ()
+    transcript: str = ""
+    licence: str = ""
+    consent: str = ""
 
 
 @dataclass(frozen=True)

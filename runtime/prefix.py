@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sottovoce.errors import PromptError
 from sottovoce.runtime.bundle import Bundle
-from sottovoce.runtime.prompt import Prompt
+from sottovoce.runtime.manifest import Prompt
 
 
 def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[int, ...]:

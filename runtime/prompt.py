@@ -6,7 +6,7 @@ bundle are in the manifest's `files` and hashed; those a user saves are not, so 
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -14,21 +14,11 @@ from sottovoce.errors import BundleError, OptionError, PromptError
 from sottovoce.runtime.bundle import Bundle, inside
 from sottovoce.runtime.clip import read_clip
 from sottovoce.runtime.codec import encode
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.manifest import Prompt, parse
 from sottovoce.runtime.output import written_whole
 
 FOLDER: Final = "prompts"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A speaker: codec codes of a clip, its words, and the lines on its licence and the speaker's consent."""
-
-    codes: tuple[int, ...] = ()
-    transcript: str = ""
-    licence: str = ""
-    consent: str = ""
 
 
 def preset_names(bundle: Bundle) -> list[str]:
@@ -37,7 +27,7 @@ def preset_names(bundle: Bundle) -> list[str]:
 
 
 def find_prompt(bundle: Bundle, wanted: str | None, transcript: str | None = None) -> Prompt:
-    """The preset called `wanted`, else the clip at that path; None is the bundle's first preset.
+    """The preset called `wanted`, else the clip at that path; None is the voice's default preset, else its first.
 
     `transcript` (None: the preset's own) says what the clip's words are. Raises PromptError where there is no such
     prompt or it cannot be used.
@@ -50,7 +40,7 @@ def find_prompt(bundle: Bundle, wanted: str | None, transcript: str | None = Non
             raise PromptError(
                 f"{bundle.folder} has no prompts of its own: give a clip of the speaker (--prompt ref.wav)"
             )
-        wanted = names[0]
+        wanted = default if (default := bundle.voice.prompt.default) in names else names[0]
     if wanted not in names and not Path(wanted).exists():
         raise PromptError(f"{wanted!r} is neither a file nor a prompt of this bundle ({', '.join(names) or 'none'})")
     prompt = load_preset(bundle, wanted) if wanted in names else Prompt(encode_clip(bundle, Path(wanted)))

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.manifest import Prompt
 from sottovoce.runtime.prefix import text_room
-from sottovoce.runtime.prompt import Prompt, encode_clip, save_preset
+from sottovoce.runtime.prompt import encode_clip, save_preset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

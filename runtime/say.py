@@ -12,6 +12,7 @@ import numpy as np
 
 from sottovoce.errors import OptionError, TextError
 from sottovoce.runtime.bundle import Bundle, load_bundle
+from sottovoce.runtime.decode import PREFILL_CHUNK
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.output import pcm16, wav, written_whole
 from sottovoce.runtime.prompt import find_prompt
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="out.wav", help="WAV file, or - for stdout (default: %(default)s)")
     parser.add_argument("--stream", action="store_true", help="with -o -: raw 16-bit mono PCM, as soon as it is made")
     parser.add_argument(
-        "--prompt", help="speaker: a prompt kept in the bundle, or an audio file (default: the first kept)"
+        "--prompt", help="speaker: a prompt kept in the bundle, or an audio file (default: the voice's own choice)"
     )
     parser.add_argument("--prompt-text", help="the words of that audio file, for voices that ask for them")
     parser.add_argument("--seed", type=int, default=0, help="sentence n draws from seed + n (default: %(default)s)")
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens; 0: from all")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
     parser.add_argument("--repetition-penalty", type=float, help="above 1: makes recent tokens less likely")
-    parser.add_argument("--prefill-chunk", type=int, help="read the prefix this many tokens at a time, to save memory")
+    parser.add_argument(
+        "--prefill-chunk", type=int, default=PREFILL_CHUNK, help="prefix tokens read at once (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="threads per graph (default: usable processors, at most 4)")
     parser.add_argument(
         "--json", action="store_true", help="print what was read and how long it took (stderr with -o -)"

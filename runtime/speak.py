@@ -17,11 +17,10 @@ import numpy as np
 
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.codec import CodecStream
-from sottovoce.runtime.decode import Generation, Stopped, Stream
-from sottovoce.runtime.manifest import SamplingSpec
+from sottovoce.runtime.decode import PREFILL_CHUNK, Generation, Stopped, Stream
+from sottovoce.runtime.manifest import Prompt, SamplingSpec
 from sottovoce.runtime.philox import MAX_SEED, checked_seed
 from sottovoce.runtime.prefix import build_prefix, text_room
-from sottovoce.runtime.prompt import Prompt
 from sottovoce.runtime.sampling import Sampler, check_sampling
 from sottovoce.runtime.session import Floats
 from sottovoce.runtime.text.frontend import Sentence
@@ -84,7 +83,7 @@ def speak(
     *,
     seed: int = 0,
     sampling: SamplingSpec | None = None,
-    prefill_chunk: int | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
 ) -> "Speech":
     """`text` as speech of the speaker `prompt`, sentence n drawing its random numbers from `seed` + n.
 

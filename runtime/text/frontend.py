@@ -55,8 +55,8 @@ def _shorten(words: list[str], encode: Encode, max_tokens: int) -> Iterator[list
     gaps = [i for i in range(1, len(words) - 1) if words[i] not in ",.?"]
     if not gaps:
         raise TextError(
-            f"{words[0][:40]!r} needs {length} text tokens and this bundle's prefix holds {max_tokens}: "
-            f"shorten it, or export with a larger --prefix"
+            f"{words[0][:40]!r} needs {length} text tokens and this bundle takes {max_tokens} at once: shorten it, or, "
+            f"up to what the voice was trained for, export with a larger --prefix"
         )
     middle = len(words) / 2
     commas = [i for i in gaps if words[i - 1] == "," and 0.2 < i / len(words) < 0.8]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sottovoce.errors import VoiceError
-from sottovoce.models.voice import Prompt, Voice, VoiceSpec, save_voice
-from sottovoce.runtime.manifest import PromptSpec, SamplingSpec, TextSpec
+from sottovoce.models.voice import Voice, VoiceSpec, save_voice
+from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec
 from tests.models.shapes import CONFIGS, tiny_decoder
 
 SPEC = VoiceSpec(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sottovoce.errors import OptionError, TextError
-from sottovoce.runtime.decode import Generation, Stream
+from sottovoce.runtime.decode import PREFILL_CHUNK, Generation, Stream
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.sampling import Sampler
 from tests.runtime.fakes import CODES, GARBAGE, STOP, fake_bundle, manifest
@@ -14,7 +14,7 @@ PREFIX = [21, 22, 23]
 GREEDY = SamplingSpec(temperature=0)
 
 
-def open_stream(folder, chunk=None, choose=None, **sizes):
+def open_stream(folder, chunk=PREFILL_CHUNK, choose=None, **sizes):
     bundle = fake_bundle(folder, manifest(**sizes), choose)
     stream = Stream(bundle, chunk)
     for buffers in stream.cache.sets:

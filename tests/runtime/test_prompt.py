@@ -9,8 +9,9 @@ import soundfile
 
 from sottovoce.errors import BundleError, OptionError, PromptError, TextError
 from sottovoce.runtime import codec
+from sottovoce.runtime.manifest import Prompt
 from sottovoce.runtime.prefix import build_prefix, text_room
-from sottovoce.runtime.prompt import Prompt, encode_clip, find_prompt, load_preset, preset_names, save_preset
+from sottovoce.runtime.prompt import encode_clip, find_prompt, load_preset, preset_names, save_preset
 from tests.runtime.fakes import HOP, PROMPT, RATE, FakeEncoder, fake_bundle, manifest, sound
 
 
@@ -134,3 +135,9 @@ def test_room_for_text(bundle, tmp_path):
 def test_one_word_too_long_for_the_prefix_is_an_error(bundle):
     with pytest.raises(TextError, match="larger --prefix"):
         bundle.voice.frontend.sentences("a" * 40, text_room(bundle, Prompt((1,))))
+
+
+def test_the_voice_may_choose_who_speaks(bundle):
+    save_preset(bundle, "eve", Prompt((9,)))
+    chosen = replace(bundle.speaking, prompt=replace(PROMPT, default="eve"))
+    assert find_prompt(replace(bundle, speaking=chosen), None).codes == (9,)

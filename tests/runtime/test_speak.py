@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sottovoce.errors import OptionError, TextError
-from sottovoce.runtime.prompt import Prompt
+from sottovoce.runtime.manifest import Prompt
 from sottovoce.runtime.speak import PAUSE, speak
 from tests.runtime.fakes import CODES, HOP, RATE, SAMPLING, STOP, fake_bundle, manifest, sound
 
