@@ -10,13 +10,13 @@ from sottovoce.__main__ import main
 def test_the_demo_speaks_and_compares(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     assert main(["demo", "--voice", str(tiny_voice), "-o", str(tmp_path / "demo")]) == 0
     names = sorted(path.name for path in (tmp_path / "demo").iterdir())
-    recordings = [f"{b}-{s}-{n}.wav" for b in ("full", "window-32") for s in ("ada", "bob") for n in (1, 2, 3)]
-    assert names == sorted(["full", "window-32", *recordings])
+    recordings = [f"{b}-{s}-{n}.wav" for b in ("full", "window-64") for s in ("ada", "bob") for n in (1, 2, 3)]
+    assert names == sorted(["full", "window-64", *recordings])
     assert all(soundfile.info(tmp_path / "demo" / name).frames for name in recordings)
     (row,) = [
         line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["bundle"] and "full" in line
     ]
-    assert row.split() == ["bundle", "full", "window-32"]
+    assert row.split() == ["bundle", "full", "window-64"]
 
 
 def test_without_a_voice_it_says_where_to_run(tmp_path: Path, capsys) -> None:

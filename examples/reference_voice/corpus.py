@@ -76,7 +76,7 @@ class Corpus:
 
     def batch(self, rng: np.random.Generator, tokens: int, longest: int, mask: float) -> Batch:
         """Utterances of like length, about `tokens` positions in all, none over `longest` codes and text symbols."""
-        count = int(np.searchsorted(self.spans, longest, side="right"))
+        count = max(1, int(np.searchsorted(self.spans, longest, side="right")))
         centre = int(rng.choice(count, p=self.spans[:count] / self.spans[:count].sum()))
         size = max(1, tokens // (int(self.spans[centre]) + (layout.MIN_PROMPT + layout.MAX_PROMPT) // 2))
         near = np.arange(max(0, centre - 40 * size), min(count, centre + 40 * size))

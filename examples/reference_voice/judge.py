@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from examples.reference_voice import sentences, speech
+from examples.reference_voice.pack import CLIP
 from sottovoce.runtime.text.normalise import normalise
 
 Synthesise = Callable[[str, str, int], tuple[np.ndarray, dict[str, Any]]]
@@ -49,15 +51,16 @@ def codec(args: argparse.Namespace) -> Synthesise:
 
 
 def bundle(args: argparse.Namespace) -> Synthesise:
-    """An exported voice; speakers are its prompts."""
+    """An exported voice; speakers are its prompts, or flite voices of which it is given a clip."""
     from sottovoce.runtime.bundle import load_bundle
-    from sottovoce.runtime.prompt import find_prompt
+    from sottovoce.runtime.prompt import find_prompt, preset_names
     from sottovoce.runtime.speak import speak
 
     voice = load_bundle(args.bundle, threads=1)
+    prompts = {s: find_prompt(voice, s if s in preset_names(voice) else str(clip(s, args))) for s in args.speakers}
 
     def synthesise(text: str, speaker: str, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-        talk = speak(voice, text, find_prompt(voice, speaker), seed=seed)
+        talk = speak(voice, text, prompts[speaker], seed=seed)
         audio = talk.whole()
         stats = talk.stats()
         return audio, {
@@ -66,6 +69,13 @@ def bundle(args: argparse.Namespace) -> Synthesise:
         }
 
     return synthesise
+
+
+def clip(speaker: str, args: argparse.Namespace) -> Path:
+    """A WAV file of two seconds of `speaker`, beside the results."""
+    path: Path = args.output.parent / f"{speaker}.wav"
+    soundfile.write(path, speech.tidy(speech.flite(CLIP, speaker))[-2 * speech.RATE :], speech.RATE)
+    return path
 
 
 class Judge:

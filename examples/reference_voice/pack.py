@@ -34,6 +34,7 @@ SPEC = VoiceSpec(
         stop=(layout.STOP,),
         max_text_tokens=layout.MAX_TEXT,
         max_prompt_codes=layout.MAX_PROMPT,
+        default="rms",
     ),
     text=TextSpec("lexicon", "text.json"),
     sampling=SamplingSpec(temperature=0.3, top_p=0.9, min_ratio=0.5, max_ratio=3.0, max_extra=40),
@@ -45,7 +46,7 @@ SPEC = VoiceSpec(
 def write_prompts(codec: Codec, folder: Path) -> None:
     """`prompts/NAME.json` for every speaker: the last two seconds of the clip."""
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
-    for name in (*speech.SPEAKERS, speech.UNSEEN):
+    for name in speech.SPEAKERS:
         audio = speech.tidy(speech.flite(CLIP + ".", name))
         codes = encode(codec, np.round(audio * 32767).astype(np.int16))[-layout.MAX_PROMPT :]
         value = {"codes": codes.tolist(), "transcript": CLIP, "licence": LICENCE, "consent": CONSENT}

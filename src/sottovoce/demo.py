@@ -23,8 +23,8 @@ from sottovoce.runtime.speak import speak
 VOICE = Path(__file__).resolve().parents[2] / "voices" / "reference"
 """The committed voice."""
 
-WINDOWS: dict[str, Window] = {"full": "full", "window-32": 32}
-"""Bundles to compare: a ring that holds the longest utterance, and one of 32 generated tokens."""
+WINDOWS: dict[str, Window] = {"full": "full", "window-64": 64}
+"""Bundles to compare: a ring that holds the longest utterance, and one of 64 generated tokens."""
 
 SENTENCES = (
     "Good morning, and welcome to a small voice.",
@@ -84,7 +84,7 @@ def _make(voice: Path, target: Path, window: Window, threads: int) -> Made:
 def _speak(target: Path, threads: int) -> int:
     """Every sentence by every speaker, as a WAV file beside the bundle; how many there are."""
     bundle = load_bundle(target, threads)
-    speakers = preset_names(bundle)[:SPEAKERS]
+    speakers = preset_names(bundle)[-SPEAKERS:]
     for speaker in speakers:
         for number, text in enumerate(SENTENCES, 1):
             speech = speak(bundle, text, find_prompt(bundle, speaker), seed=number)

@@ -1,0 +1,83 @@
+"""The reference voice's recipe, every stage once, in small: two steps of training on two dozen utterances."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sottovoce.models.voice import Voice
+
+REPOSITORY = Path(__file__).parents[2]
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
+
+
+@pytest.fixture
+def stage(monkeypatch, tmp_path):
+    """Runs a stage's command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    speech = importlib.import_module("examples.reference_voice.speech")
+    monkeypatch.setattr(speech, "SHARD", 12)
+
+    def run(name: str, *words: object) -> None:
+        monkeypatch.setattr("sys.argv", [name, *map(str, words)])
+        importlib.import_module(f"examples.reference_voice.{name}").main()
+
+    return run
+
+
+@needs_flite
+def test_every_stage_leads_to_a_voice(stage, tmp_path: Path, capsys) -> None:
+    lexicon = REPOSITORY / "voices/reference/lexicon.txt"
+    stage("speech", "-o", "speech", "--shards", 2)
+    stage("train_codec", "--data", "speech", "-o", "codec", "--steps", 2, "--batch", 2, "--codes", 4)
+    stage("tokenise", "--data", "speech", "--codec", "codec", "-o", "codes")
+    words = ("--data", "codes", "--lexicon", lexicon, "-o", "decoder", "--tokens", 300)
+    stage("train_decoder", *words, "--steps", 1)
+    stage("train_decoder", *words, "--steps", 2)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"held_out"' in line]
+    assert [row["step"] for row in rows] == [1, 2]
+    stage("pack", "--decoder", "decoder", "--codec", "codec", "-o", "voice")
+    shutil.copy(lexicon, "voice")
+    voice = Voice.open(tmp_path / "voice")
+    assert sorted(voice.prompts()) == ["kal16", "rms", "slt"]
+    assert voice.checkpoint.load()
+
+
+@needs_flite
+def test_codes_keep_their_meaning_when_only_the_decoder_goes_on(stage) -> None:
+    stage("speech", "-o", "speech", "--shards", 1)
+    sizes = ("--batch", 2, "--codes", 4)
+    stage("train_codec", "--data", "speech", "-o", "codec", "--steps", 1, *sizes)
+    stage("train_codec", "--data", "speech", "-o", "codec2", "--decoder-only", "codec", "--steps", 2, *sizes)
+    from safetensors.torch import load_file
+
+    before, after = load_file("codec/model.safetensors"), load_file("codec2/model.safetensors")
+    changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == {"decoder"}
+
+
+@needs_flite
+def test_judging_resumes_and_reports(stage, capsys) -> None:
+    words = ("raw", "-o", "raw.jsonl", "--speakers", "rms", "--count")
+    stage("judge", *words, 1)
+    first = Path("raw.jsonl").read_text()
+    stage("judge", *words, 2)
+    assert Path("raw.jsonl").read_text().startswith(first)
+    assert len(Path("raw.jsonl").read_text().splitlines()) == 2
+    stage("judge", "report", "raw.jsonl")
+    assert "| raw | 2 |" in capsys.readouterr().out
+
+
+def test_training_text_never_says_a_held_out_word() -> None:
+    import random
+    import re
+
+    sentences = importlib.import_module("examples.reference_voice.sentences")
+    rng = random.Random(5)
+    said = {w for _ in range(3000) for w in re.findall(r"[a-z']+", sentences.training_sentence(rng))}
+    assert not said & sentences.held_out_words()
+    words = [w for line in sentences.general() for w in sentences.normalise(line) if w not in ",.?"]
+    assert sum(w in sentences.held_out_words() for w in words) >= len(words) / 5
+    assert not set(sentences.test_sentences(50)) & {sentences.training_sentence(rng) for _ in range(3000)}
