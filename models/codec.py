@@ -30,7 +30,7 @@ class CodecConfig:
     frame: int = 160
     fft: int = 640
     mels: int = 80
-    levels: tuple[int, ...] = (8, 8, 5, 5, 4)
+    levels: tuple[int, ...] = (8, 8, 8, 5, 4)
     encoder_frame_width: int = 192
     encoder_width: int = 256
     encoder_layers: int = 3
@@ -144,6 +144,12 @@ class CodecDecoder(nn.Module):
 
     def forward(self, values: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`[B,N,dims]` and the states → audio `[B, N·hop]` float32 and the next states."""
+        x, after = self.trunk(values, states)
+        windows = torch.cat([states[-1], self._windows(x)], 1)
+        return self._overlap_add(windows), [*after, windows[:, 1 - self.config.fft // self.config.frame :]]
+
+    def trunk(self, values: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """`[B,N,dims]` and the states → frames `[B, N·hop/frame, d]` and the layers' next states."""
         x, after = self.into(values), []
         for layer, past in zip(self.layers, states, strict=False):
             x, kept = layer(x, past)
@@ -152,8 +158,7 @@ class CodecDecoder(nn.Module):
         for layer, past in zip(self.frames, states[len(self.layers) :], strict=False):
             x, kept = layer(x, past)
             after.append(kept)
-        windows = torch.cat([states[-1], self._windows(x)], 1)
-        return self._overlap_add(windows), [*after, windows[:, 1 - self.config.fft // self.config.frame :]]
+        return x, after
 
     def _windows(self, x: Tensor) -> Tensor:
         """Frames `[B,T,d]` → windowed waveforms `[B,T,fft]` from log magnitude and phase."""

@@ -19,10 +19,14 @@ SPELL = 0.06
 
 @dataclass
 class Batch:
-    """`ids` [B,T] int64; `targets` [B,T] int64, -100 where nothing is to be learned; both right-padded."""
+    """`ids` [B,T] int64; `targets` [B,T] int64, -100 where nothing is to be learned; both right-padded.
+
+    `spans`: text symbols, prefix length and speech codes of each row.
+    """
 
     ids: Tensor
     targets: Tensor
+    spans: list[tuple[int, int, int]]
 
 
 class Corpus:
@@ -68,11 +72,12 @@ class Corpus:
         start = rng.integers(len(other) - count + 1)
         return other[start : start + count]
 
-    def row(self, index: int, rng: np.random.Generator) -> tuple[list[int], int]:
-        """Ids of one utterance with its prefix, and the prefix's length."""
-        prefix = [layout.BEGIN, *self.text_ids(self.words[index], rng), layout.PROMPT]
-        prefix += [*self.clip(index, rng).tolist(), layout.SPEECH]
-        return [*prefix, *self.codes[index].tolist(), layout.STOP], len(prefix)
+    def row(self, index: int, rng: np.random.Generator) -> tuple[list[int], tuple[int, int, int]]:
+        """Ids of one utterance with its prefix, and its spans (see `Batch`)."""
+        text = self.text_ids(self.words[index], rng)
+        prefix = [layout.BEGIN, *text, layout.PROMPT, *self.clip(index, rng).tolist(), layout.SPEECH]
+        codes = self.codes[index].tolist()
+        return [*prefix, *codes, layout.STOP], (len(text), len(prefix), len(codes))
 
     def batch(self, rng: np.random.Generator, tokens: int, longest: int, mask: float) -> Batch:
         """Utterances of like length, about `tokens` positions in all, none over `longest` codes and text symbols."""
@@ -88,9 +93,9 @@ class Corpus:
         length = max(len(ids) for ids, _ in rows) - 1
         ids = np.full((len(rows), length), layout.MASK)
         targets = np.full((len(rows), length), -100)
-        for i, (row, prefix) in enumerate(rows):
+        for i, (row, (_, prefix, _)) in enumerate(rows):
             ids[i, : len(row) - 1] = row[:-1]
             targets[i, prefix - 1 : len(row) - 1] = row[prefix:]
             hidden = rng.random(len(row) - 1 - prefix) < rng.uniform(0, mask)
             ids[i, prefix : len(row) - 1][hidden] = layout.MASK
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets))
+        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), [spans for _, spans in rows])

@@ -1,21 +1,26 @@
-"""Stage 3: the codec.
+"""Stage 3: the codec, in two steps.
 
-`python -m examples.reference_voice.train_codec --data work/speech -o work/codec` learns to resynthesise speech:
-log-magnitude and spectral-convergence losses at several resolutions and a log-mel loss, no adversary. `--decoder-only
-CODEC` goes on with the encoder of another run frozen, so that codes (and a decoder trained on them) keep their
-meaning. Checkpoints every 500 steps; run again to resume.
+`python -m examples.reference_voice.train_codec mel --data work/speech -o work/codec` learns codes: encoder, codebook
+and the decoder's layers, which say the log-mel frames. That takes no waveform and no Fourier transform of one, so
+minutes see tens of hours. `… wave --data work/speech --codec work/codec -o work/codec2` then keeps the encoder and
+teaches the decoder to say the waveform, by spectral losses at several resolutions, no adversary. Codes do not change
+any more: a decoder can be trained on them meanwhile. Checkpoints every 250 steps; run again to resume. With `torchrun
+--nproc-per-node N -m …` N processes share the work.
 """
 
 import argparse
 import json
 import math
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from sottovoce.models.codec import Codec, CodecConfig
 from sottovoce.models.spectrum import mel_filters
@@ -25,7 +30,7 @@ RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))
 
 def load_audio(folder: Path, shards: int) -> list[np.ndarray]:
     """int16 audio of the first `shards` shards of every speaker set."""
-    return [np.load(p)["audio"] for p in sorted(folder.glob("*.npz")) if int(p.stem[-5:]) < shards]
+    return [np.load(p)["audio"] for p in sorted(folder.glob("*[0-9].npz")) if int(p.stem[-5:]) < shards]
 
 
 def crops(audio: list[np.ndarray], rng: np.random.Generator, batch: int, samples: int) -> Tensor:
@@ -39,71 +44,70 @@ def crops(audio: list[np.ndarray], rng: np.random.Generator, batch: int, samples
     return torch.from_numpy(out)
 
 
-def spectral_loss(made: Tensor, real: Tensor, mel: Tensor) -> Tensor:
-    """Sum over resolutions of spectral convergence and log-magnitude L1, plus log-mel L1; inputs `[B,S]`."""
-    total = made.new_zeros(())
-    for size, hop in RESOLUTIONS:
-        window = torch.hann_window(size)
-        both = torch.stft(torch.cat([made, real]), size, hop, window=window, return_complex=True)
-        magnitude = torch.view_as_real(both).pow(2).sum(-1).clamp(min=1e-8).sqrt()
-        a, b = magnitude.chunk(2)
-        total = total + (a - b).norm() / b.norm() + F.l1_loss(torch.log(a + 1e-2), torch.log(b + 1e-2))
-        if size == 1024:
-            logs = torch.log((mel @ magnitude) + 1e-2)
-            total = total + 2 * F.l1_loss(*logs.chunk(2))
-    return total
+class MelLoss(nn.Module):
+    """L1 between the log-mel frames of the audio and those a linear layer reads off the decoder's frames."""
+
+    def __init__(self, codec: Codec) -> None:
+        """Adds the linear layer, which the finished codec does without."""
+        super().__init__()
+        self.codec = codec
+        self.say = nn.Linear(codec.config.decoder_frame_width, codec.config.mels)
+        nn.init.constant_(self.say.bias, -2.0)  # about the mean of log-mel frames
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio `[B,S]` → scalar."""
+        codec, config = self.codec, self.codec.config
+        values = codec.quantizer(codec.encoder(audio).float())
+        frames, _ = codec.decoder.trunk(values, codec.init_states(len(audio)))
+        # A window of the decoder is centred half its length after its start; the delay is what it may know ahead.
+        late = (config.delay - config.fft // 2 + config.frame // 2) // config.frame
+        wanted = codec.encoder.log_mel(audio.float()).float()
+        return F.l1_loss(self.say(frames)[:, late:].float(), wanted[:, :-late])
 
 
-def save(path: Path, codec: Codec, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """The whole training state, replaced at once."""
-    part = path.with_suffix(".part")
-    torch.save({"codec": codec.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
-    part.replace(path)
+class WaveLoss(nn.Module):
+    """Spectral convergence, log-magnitude L1 and log-mel L1 at several resolutions; the encoder is left as it is."""
 
+    mel: Tensor
 
-def train(args: argparse.Namespace) -> None:
-    """Train up to `args.steps`, resuming where a checkpoint is found."""
-    torch.manual_seed(args.seed)
-    codec = Codec.load(args.decoder_only).train() if args.decoder_only else Codec(CodecConfig())
-    if args.decoder_only:
+    def __init__(self, codec: Codec) -> None:
+        """Freezes the encoder."""
+        super().__init__()
+        self.codec = codec
         codec.encoder.requires_grad_(False)
-    weights = [p for p in codec.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.8, 0.99), weight_decay=0.01)
-    args.output.mkdir(parents=True, exist_ok=True)
-    path, first = args.output / "state.pt", 0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        codec.load_state_dict(state["codec"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    audio = load_audio(args.data, args.shards)
-    mel = mel_filters(513, 80, codec.config.sample_rate)
-    began, recent = time.time(), []
-    for step in range(first, args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                args.lr * min(1, (step + 1) / 300) * (0.04 + 0.96 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps)))
-            )
-        rng = np.random.default_rng([args.seed, step])
-        x = crops(audio, rng, args.batch, args.codes * codec.config.hop)
-        with torch.autocast("cpu", torch.bfloat16):
-            values = codec.quantizer(codec.encoder(x).float())
-            y, _ = codec.decoder(values, codec.init_states(len(x)))
-        delay = codec.config.delay
-        loss = spectral_loss(y[:, delay:].float(), x[:, :-delay], mel)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 5.0)
-        optimizer.step()
-        recent.append(loss.item())
-        if (step + 1) % 100 == 0:
-            row = {"step": step + 1, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.time() - began, 1)}
-            print(json.dumps(row), flush=True)
-            recent = []
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
-            save(path, codec, optimizer, step + 1)
+        self.register_buffer("mel", mel_filters(513, 80, codec.config.sample_rate), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio `[B,S]` → scalar."""
+        codec, delay = self.codec, self.codec.config.delay
+        with torch.no_grad():
+            values = codec.quantizer(codec.encoder(audio).float())
+        made, _ = codec.decoder(values, codec.init_states(len(audio)))
+        return self.spectral(made[:, delay:].float(), audio[:, :-delay].float())
+
+    def spectral(self, made: Tensor, real: Tensor) -> Tensor:
+        """The loss between waveforms `[B,S]`."""
+        total = made.new_zeros(())
+        for size, hop in RESOLUTIONS:
+            window = torch.hann_window(size)
+            both = torch.stft(torch.cat([made, real]), size, hop, window=window, return_complex=True)
+            magnitude = torch.view_as_real(both).pow(2).sum(-1).clamp(min=1e-8).sqrt()
+            a, b = magnitude.chunk(2)
+            total = total + (a - b).norm() / b.norm() + F.l1_loss(torch.log(a + 1e-2), torch.log(b + 1e-2))
+            if size == 1024:
+                logs = torch.log((self.mel @ magnitude) + 1e-2)
+                total = total + 4 * F.l1_loss(*logs.chunk(2))
+        return total
+
+
+def save(path: Path, loss: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """The whole training state, replaced at once; and the codec alone, as a folder."""
+    part = path.with_suffix(".part")
+    torch.save({"loss": loss.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    part.replace(path)
+    codec = loss.codec
     codec.config = CodecConfig(**{**codec.config.__dict__, "flush_code": silence_code(codec)})
-    codec.save(args.output)
+    codec.save(path.parent)
 
 
 def silence_code(codec: Codec) -> int:
@@ -113,22 +117,68 @@ def silence_code(codec: Codec) -> int:
     return int(codes[0].mode().values)
 
 
+def rate(step: int, args: argparse.Namespace) -> float:
+    """Learning rate: linear warm-up over 200 steps, cosine to 4 %."""
+    return float(
+        args.lr * min(1, (step + 1) / 200) * (0.04 + 0.96 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps)))
+    )
+
+
+def train(args: argparse.Namespace, rank: int) -> None:
+    """Train up to `args.steps`, resuming where a checkpoint is found; every process draws crops of its own."""
+    torch.manual_seed(args.seed)
+    codec = Codec.load(args.codec).train() if args.step == "wave" else Codec(CodecConfig())
+    loss_of = WaveLoss(codec) if args.step == "wave" else MelLoss(codec)
+    weights = [p for p in loss_of.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.8, 0.99), weight_decay=0.01)
+    args.output.mkdir(parents=True, exist_ok=True)
+    path, first = args.output / "state.pt", 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        loss_of.load_state_dict(state["loss"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    parallel = DistributedDataParallel(loss_of, find_unused_parameters=True) if dist.is_initialized() else loss_of
+    audio = load_audio(args.data, args.shards)
+    began, recent = time.time(), []
+    for step in range(first, args.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, args)
+        x = crops(audio, np.random.default_rng([args.seed, step, rank]), args.batch, args.codes * codec.config.hop)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = parallel(x)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 5.0)
+        optimizer.step()
+        recent.append(loss.item())
+        if (step + 1) % 50 == 0 and rank == 0:
+            row = {"step": step + 1, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.time() - began, 1)}
+            print(json.dumps(row), flush=True)
+            recent = []
+        if ((step + 1) % 250 == 0 or step + 1 == args.steps) and rank == 0:
+            save(path, loss_of, optimizer, step + 1)
+
+
 def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--decoder-only", type=Path, metavar="CODEC")
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--codes", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    steps = parser.add_subparsers(dest="step", required=True)
+    for name, defaults in {"mel": (1500, 24, 50, 2e-3), "wave": (8000, 10, 32, 6e-4)}.items():
+        step = steps.add_parser(name)
+        for option, value in zip(("--steps", "--batch", "--codes"), defaults, strict=False):
+            step.add_argument(option, type=int, default=value)
+        step.add_argument("--lr", type=float, default=defaults[3])
+        step.add_argument("--data", type=Path, required=True)
+        step.add_argument("--shards", type=int, default=24)
+        step.add_argument("--seed", type=int, default=1)
+        step.add_argument("-o", "--output", type=Path, required=True)
+    steps.choices["wave"].add_argument("--codec", type=Path, required=True)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args)
+    torch.set_num_threads(1)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    train(args, int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

@@ -2,33 +2,32 @@
 
 `python -m examples.reference_voice.train_decoder --data work/codes --lexicon voices/reference/lexicon.txt -o
 work/decoder` trains on cross-entropy of the speech codes, short utterances first, with part of the speech history
-hidden so that the text has to be read. Held-out loss is taken on the last shard. Checkpoints every 250 steps; run
+hidden so that the text has to be read. Held-out loss is taken on the last shard. Checkpoints every 200 steps; run
 again to resume.
 With `torchrun --nproc-per-node N -m …` N processes share the work.
 """
 
 import argparse
 import json
-import math
 import os
 import time
 from pathlib import Path
-from types import MethodType
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from examples.reference_voice import layout
+from examples.reference_voice.attention import diagonal, guide_loss, set_guide, use_grouped_attention
 from examples.reference_voice.corpus import Batch, Corpus
 from sottovoce.models.codec import CodecConfig
 from sottovoce.models.config import DecoderConfig
-from sottovoce.models.decoder import Attention, Decoder
+from sottovoce.models.decoder import Decoder
 from sottovoce.models.fsq import FSQ
 
 HF_CONFIG = {
@@ -68,25 +67,17 @@ class AddDigits(nn.Module):
         return weight + self.digits @ self.vectors
 
 
-def build(seed: int) -> Decoder:
-    """The decoder with its code embeddings tied to FSQ digits."""
+def build(seed: int, init: Path | None) -> Decoder:
+    """The decoder with its code embeddings tied to FSQ digits; its weights from the folder `init` where given."""
     torch.manual_seed(seed)
     decoder = Decoder(DecoderConfig.from_hf(HF_CONFIG), seed)
+    if init:
+        decoder.load_state_dict({k: v.float() for k, v in load_file(init / "model.safetensors").items()})
     parametrize.register_parametrization(decoder.model.embed_tokens, "weight", AddDigits(decoder.config.hidden_size))
-    for layer in decoder.model.layers:
-        layer.self_attn.attend = MethodType(grouped_attention, layer.self_attn)
+    if init:
+        decoder.model.embed_tokens.parametrizations.weight[0].vectors.data.zero_()
+    use_grouped_attention(decoder)
     return decoder
-
-
-def grouped_attention(self: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`Attention.attend` as plain matrix products, queries of a KV head stacked: at 200 tokens on a CPU, forward and
-    backward take about a third of the time of torch's own kernel."""
-    batch, heads, tokens, width = q.shape
-    stacked = q.reshape(batch, self.kv_heads, -1, width) * width**-0.5
-    scores = (stacked @ k.transpose(-1, -2)).unflatten(2, (-1, tokens))
-    hidden = torch.full((tokens, tokens), -1e4, dtype=scores.dtype).triu(1)
-    weights = (scores + hidden).softmax(-1).flatten(2, 3)
-    return self.o_proj((weights @ v).view(batch, heads, tokens, width).transpose(1, 2).flatten(2))
 
 
 class Loss(nn.Module):
@@ -97,8 +88,9 @@ class Loss(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Batch → scalar."""
+    def forward(self, batch: Batch, guide: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and the guide's loss (0 where `guide`, its weight, is 0); both scalars."""
+        set_guide(self.decoder, diagonal(batch.spans, batch.ids.shape[1]) if guide else None)
         wanted = batch.targets >= 0
         targets = batch.targets[wanted]
         with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
@@ -108,7 +100,8 @@ class Loss(nn.Module):
                 F.cross_entropy(self.decoder.logits(h, slice(0, layout.STOP + 1)).float(), t, reduction="sum")
                 for h, t in zip(hidden.split(400), targets.split(400), strict=True)
             ]
-        return torch.stack(pieces).sum() / len(targets)
+        guided = guide_loss(self.decoder) if guide else torch.zeros(())
+        return torch.stack(pieces).sum() / len(targets), guided
 
 
 def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -123,17 +116,18 @@ def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: i
 
 
 def schedule(step: int, args: argparse.Namespace) -> float:
-    """Learning rate: linear warm-up over 300 steps, cosine to 2 %."""
-    return float(
-        args.lr * min(1, (step + 1) / 300) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / args.steps)))
-    )
+    """Learning rate: linear warm-up over 200 steps, constant, then linear to 0 over the last `args.decay` steps.
+
+    The constant part can be prolonged at will: `--steps` is only known to the decay.
+    """
+    return float(args.lr * min(1, (step + 1) / 200, (args.steps - step) / max(1, args.decay)))
 
 
 @torch.no_grad()
 def held_out_loss(loss: Loss, corpus: Corpus) -> float:
     """Mean loss over 12 fixed batches of held-out utterances."""
     rng = np.random.default_rng(0)
-    return float(np.mean([loss(corpus.batch(rng, 2500, 600, 0.0)).item() for _ in range(12)]))
+    return float(np.mean([loss(corpus.batch(rng, 2500, 600, 0.0))[0].item() for _ in range(12)]))
 
 
 def optimizer_of(decoder: Decoder, lr: float) -> torch.optim.Optimizer:
@@ -150,7 +144,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
     hours = sum(map(len, corpus.codes)) / 25 / 3600
     print(f"{len(corpus.codes)} utterances, {hours:.1f} h", flush=True)
-    decoder = build(args.seed)
+    decoder = build(args.seed, args.init)
     optimizer = optimizer_of(decoder, args.lr)
     args.output.mkdir(parents=True, exist_ok=True)
     path, first = args.output / "state.pt", 0
@@ -167,16 +161,19 @@ def train(args: argparse.Namespace, rank: int) -> None:
             group["lr"] = schedule(step, args)
         longest = int(min(600, 90 + step * 0.15))
         rng = np.random.default_rng([args.seed, step, rank])
-        loss = parallel(corpus.batch(rng, args.tokens, longest, args.mask))
+        guide = args.guide * max(0.0, 1 - step / args.guide_steps)
+        loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), guide)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + guide * guided).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
-        recent.append(loss.item())
-        if (step + 1) % 50 == 0 and rank == 0:
-            row = {"step": step + 1, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.time() - began, 1)}
+        recent.append((loss.item(), guided.item()))
+        last = step + 1 == args.steps
+        if ((step + 1) % 50 == 0 or last) and rank == 0:
+            mean = [round(float(m), 4) for m in np.mean(recent, 0)]
+            row = {"step": step + 1, "loss": mean[0], "guide": mean[1], "seconds": round(time.time() - began, 1)}
             recent = []
-            if (step + 1) % 250 == 0 or step + 1 == args.steps:
+            if (step + 1) % 200 == 0 or last:
                 row["held_out"] = round(held_out_loss(loss_of, held_out), 4)
                 save(path, decoder, optimizer, step + 1)
             print(json.dumps(row), flush=True)
@@ -188,10 +185,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--lexicon", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--tokens", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--tokens", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--mask", type=float, default=0.3)
+    parser.add_argument("--mask", type=float, default=0.3, help="largest share of speech history hidden")
+    parser.add_argument("--decay", type=int, default=1500, help="steps of decay at the end")
+    parser.add_argument("--guide", type=float, default=0.5, help="weight of the attention guide at the start")
+    parser.add_argument("--guide-steps", type=int, default=2000, help="steps after which it is gone")
+    parser.add_argument("--init", type=Path, help="start from the weights of this folder (model.safetensors)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -31,7 +31,7 @@ def stage(monkeypatch, tmp_path):
 def test_every_stage_leads_to_a_voice(stage, tmp_path: Path, capsys) -> None:
     lexicon = REPOSITORY / "voices/reference/lexicon.txt"
     stage("speech", "-o", "speech", "--shards", 2)
-    stage("train_codec", "--data", "speech", "-o", "codec", "--steps", 2, "--batch", 2, "--codes", 4)
+    stage("train_codec", "mel", "--data", "speech", "-o", "codec", "--steps", 2, "--batch", 2, "--codes", 6)
     stage("tokenise", "--data", "speech", "--codec", "codec", "-o", "codes")
     words = ("--data", "codes", "--lexicon", lexicon, "-o", "decoder", "--tokens", 300)
     stage("train_decoder", *words, "--steps", 1)
@@ -48,9 +48,9 @@ def test_every_stage_leads_to_a_voice(stage, tmp_path: Path, capsys) -> None:
 @needs_flite
 def test_codes_keep_their_meaning_when_only_the_decoder_goes_on(stage) -> None:
     stage("speech", "-o", "speech", "--shards", 1)
-    sizes = ("--batch", 2, "--codes", 4)
-    stage("train_codec", "--data", "speech", "-o", "codec", "--steps", 1, *sizes)
-    stage("train_codec", "--data", "speech", "-o", "codec2", "--decoder-only", "codec", "--steps", 2, *sizes)
+    sizes = ("--data", "speech", "--batch", 2, "--codes", 6)
+    stage("train_codec", "mel", "-o", "codec", "--steps", 1, *sizes)
+    stage("train_codec", "wave", "-o", "codec2", "--codec", "codec", "--steps", 2, *sizes)
     from safetensors.torch import load_file
 
     before, after = load_file("codec/model.safetensors"), load_file("codec2/model.safetensors")
