@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MODULES = ("shape05b",)
+MODULES = ("shape05b", "steady_memory")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Does memory grow from utterance to utterance? `python -m benchmarks.steady_memory BUNDLE`
+"""Does memory grow from utterance to utterance? `python -m benchmarks.steady_memory [BUNDLE]`
 
 Speaks 200 utterances of different texts and seeds in this process, reads resident + swapped memory after each, and fits
 a line to those after the warm-up. The slope's 95 % interval comes from a moving-block bootstrap of the residuals, since
@@ -6,7 +6,9 @@ memory moves in steps and neighbouring readings are not independent.
 """
 
 import argparse
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +42,28 @@ CEILING = 1.0
 def main() -> int:
     """Measure, print slope and verdict; exit status 1 where memory grows or the run was too noisy to tell."""
     parser = argparse.ArgumentParser(description="Memory of a bundle over many utterances.")
-    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("bundle", type=Path, nargs="?", help="bundle folder (default: the reference voice, int8)")
     parser.add_argument("--utterances", type=int, default=200, help="how many (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads per graph (default: %(default)s)")
     args = parser.parse_args()
     if args.utterances < 5 * BLOCK:
         parser.error(f"--utterances {args.utterances}: at least {5 * BLOCK} are needed for an interval")
-    readings = measure(args.bundle, args.utterances, args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = args.bundle or export_reference(Path(folder) / "reference")
+        readings = measure(bundle, args.utterances, args.threads)
     slope, low, high = slope_interval(readings)
     said = verdict(low, high, len(readings))
-    print(f"{args.bundle}: resident {readings[0]:.1f} MB at first, {readings[-1]:.1f} MB after {len(readings)} more")
+    print(f"{bundle}: resident {readings[0]:.1f} MB at first, {readings[-1]:.1f} MB after {len(readings)} more")
     print(f"slope {slope:+.3f} MB per 100 utterances, 95 % interval {low:+.3f} to {high:+.3f}: {said}")
     print(f"{describe_machine().processor}, {args.threads} thread(s)")
     return 0 if said.startswith("within noise") else 1
+
+
+def export_reference(target: Path) -> Path:
+    """The committed voice as an int8 bundle, made in a process of its own."""
+    command = [sys.executable, "-m", "sottovoce", "export", "voices/reference", "-o", str(target), "--threads", "1"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return target
 
 
 def measure(folder: Path, utterances: int, threads: int) -> NDArray[np.float64]:

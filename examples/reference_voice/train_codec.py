@@ -27,6 +27,9 @@ from sottovoce.models.spectrum import mel_filters
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))
 
+FLOOR = 0.03
+"""Power under which a spectral bin counts as silence: half of all bins are, and would take half of the loss."""
+
 
 def load_audio(folder: Path, shards: int) -> list[np.ndarray]:
     """int16 audio of the first `shards` shards of every speaker set."""
@@ -61,7 +64,7 @@ class MelLoss(nn.Module):
         frames, _ = codec.decoder.trunk(values, codec.init_states(len(audio)))
         # A window of the decoder is centred half its length after its start; the delay is what it may know ahead.
         late = (config.delay - config.fft // 2 + config.frame // 2) // config.frame
-        wanted = codec.encoder.log_mel(audio.float()).float()
+        wanted = torch.logaddexp(codec.encoder.log_mel(audio.float()).float(), torch.tensor(math.log(FLOOR)))
         return F.l1_loss(self.say(frames)[:, late:].float(), wanted[:, :-late])
 
 
@@ -93,9 +96,9 @@ class WaveLoss(nn.Module):
             both = torch.stft(torch.cat([made, real]), size, hop, window=window, return_complex=True)
             magnitude = torch.view_as_real(both).pow(2).sum(-1).clamp(min=1e-8).sqrt()
             a, b = magnitude.chunk(2)
-            total = total + (a - b).norm() / b.norm() + F.l1_loss(torch.log(a + 1e-2), torch.log(b + 1e-2))
+            total = total + (a - b).norm() / b.norm() + F.l1_loss(torch.log(a + FLOOR**0.5), torch.log(b + FLOOR**0.5))
             if size == 1024:
-                logs = torch.log((self.mel @ magnitude) + 1e-2)
+                logs = torch.log((self.mel @ magnitude) + FLOOR**0.5)
                 total = total + 4 * F.l1_loss(*logs.chunk(2))
         return total
 
@@ -164,7 +167,7 @@ def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
-    for name, defaults in {"mel": (1500, 24, 50, 2e-3), "wave": (8000, 10, 32, 6e-4)}.items():
+    for name, defaults in {"mel": (1700, 24, 50, 2e-3), "wave": (8000, 10, 32, 6e-4)}.items():
         step = steps.add_parser(name)
         for option, value in zip(("--steps", "--batch", "--codes"), defaults, strict=False):
             step.add_argument(option, type=int, default=value)
