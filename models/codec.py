@@ -1,7 +1,7 @@
-"""The reference voice's codec: 25 codes a second from one FSQ codebook, decoded causally with explicit state.
+"""The reference voice's codec: 50 codes a second from one FSQ codebook, decoded causally with explicit state.
 
-encoder  log-mel at 100 Hz → 3-tap layers → 4 frames stacked → 3-tap layers at 25 Hz → FSQ digits     (sees both sides)
-decoder  digits → causal layers at 25 Hz → 4 frames → causal layers at 100 Hz → spectrum → overlap-add (sees the past
+encoder  log-mel at 100 Hz → 3-tap layers → 2 frames stacked → 3-tap layers at 50 Hz → FSQ digits     (sees both sides)
+decoder  digits → causal layers at 50 Hz → 2 frames → causal layers at 100 Hz → spectrum → overlap-add (sees the past
 only)
 
 What comes out is `delay` samples late: that is how a causal decoder gets to hear a little of what follows.
@@ -26,16 +26,16 @@ class CodecConfig:
     """Sizes of the codec; lengths in samples at `sample_rate`."""
 
     sample_rate: int = 16000
-    hop: int = 640
+    hop: int = 320
     frame: int = 160
     fft: int = 640
     mels: int = 80
-    levels: tuple[int, ...] = (8, 8, 8, 5, 4)
+    levels: tuple[int, ...] = (4, 4, 4, 4, 4, 4)
     encoder_frame_width: int = 192
     encoder_width: int = 256
     encoder_layers: int = 3
     decoder_width: int = 320
-    decoder_layers: int = 4
+    decoder_layers: int = 5
     decoder_frame_width: int = 256
     decoder_frame_layers: int = 3
     delay: int = 1280

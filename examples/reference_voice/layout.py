@@ -25,7 +25,7 @@ SYMBOLS = {
 VOCABULARY = -(-(CODES + 5 + len(SYMBOLS)) // 16) * 16
 """Rows of the embedding, rounded up."""
 
-MIN_PROMPT, MAX_PROMPT = 15, 50
+MIN_PROMPT, MAX_PROMPT = 30, 100
 """Codes of a reference clip in training: 0.6 to 2 s."""
 MAX_TEXT = 190
 """Text symbols of the longest training sentences."""

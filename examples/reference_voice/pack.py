@@ -37,9 +37,9 @@ SPEC = VoiceSpec(
         default="rms",
     ),
     text=TextSpec("lexicon", "text.json"),
-    sampling=SamplingSpec(temperature=0.3, top_p=0.9, min_ratio=0.5, max_ratio=3.0, max_extra=40),
-    max_new_tokens=512,
-    prefix=256,
+    sampling=SamplingSpec(temperature=0.3, top_p=0.9, min_ratio=1.0, max_ratio=6.0, max_extra=80),
+    max_new_tokens=1024,
+    prefix=320,
 )
 
 

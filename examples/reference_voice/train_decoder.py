@@ -127,7 +127,7 @@ def schedule(step: int, args: argparse.Namespace) -> float:
 def held_out_loss(loss: Loss, corpus: Corpus) -> float:
     """Mean loss over 12 fixed batches of held-out utterances."""
     rng = np.random.default_rng(0)
-    return float(np.mean([loss(corpus.batch(rng, 2500, 600, 0.0))[0].item() for _ in range(12)]))
+    return float(np.mean([loss(corpus.batch(rng, 2500, 1000, 0.0))[0].item() for _ in range(12)]))
 
 
 def optimizer_of(decoder: Decoder, lr: float) -> torch.optim.Optimizer:
@@ -142,7 +142,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     """Train up to `args.steps`, resuming where a checkpoint is found; every process draws batches of its own."""
     *paths, last = sorted(args.data.glob("rms-slt-kal16_*[0-9].npz"))
     corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
-    hours = sum(map(len, corpus.codes)) / 25 / 3600
+    hours = sum(map(len, corpus.codes)) / 50 / 3600
     print(f"{len(corpus.codes)} utterances, {hours:.1f} h", flush=True)
     decoder = build(args.seed, args.init)
     optimizer = optimizer_of(decoder, args.lr)
@@ -159,7 +159,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, args)
-        longest = int(min(600, 90 + step * 0.15))
+        longest = int(min(1000, 140 + step * 0.25))
         rng = np.random.default_rng([args.seed, step, rank])
         guide = args.guide * max(0.0, 1 - step / args.guide_steps)
         loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), guide)

@@ -143,7 +143,7 @@ RULES: tuple[Rule, ...] = (
     _rule(r"\b([01]?\d|2[0-3]):([0-5]\d)()\b", _time),
     _rule(r"\b(1[0-2]|[1-9])\s?([ap]\.?m\b\.?(?!\w))", lambda m: f"{n.cardinal(int(m[1]))} {_half(m[2])}"),
     _rule(rf"([$€£¥])\s?{_NUMBER}(?:\s(million|billion|trillion|thousand)\b)?", _price),
-    _rule(rf"\b({_MONTH})\.?\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.,]?\d)", _month_day),
+    _rule(rf"\b(?=(?-i:[A-Z]))({_MONTH})\.?\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.,]?\d)", _month_day),
     _rule(r"\b((?:1[1-9]|20)\d\d)s\b", lambda m: re.sub("y$", "ies", n.year(int(m[1])))),
     _rule(r"\bno\.\s?(?=\d)", lambda m: "number"),
     _rule(r"#\s?(?=\d)", lambda m: "number"),

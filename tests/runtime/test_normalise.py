@@ -1,5 +1,8 @@
 """Written English → words: a table of what users type and what should be read."""
 
+import random
+import re
+
 import pytest
 
 from sottovoce.errors import TextError
@@ -27,7 +30,7 @@ CASES = {
     "Dr. Smith of St. James St. was late.": "doctor smith of saint james street was late .",
     "Mr. and Mrs. Jones, etc.": "mister and missus jones , et cetera .",
     "e.g. this, i.e. that": "for example this , that is that .",
-    "He sat. She ran.": "he sat . she ran .",
+    "He sat. She may 5 times.": "he sat . she may five times .",
     "I saw it in Dec. It was cold.": "i saw it in december . it was cold .",
     "GPS and the USA's B12": "g p s and the u s ay's b twelve .",
     "NASA is OK": "nasa is okay .",
@@ -59,3 +62,41 @@ def test_unknown_characters_are_named(written: str, named: str) -> None:
 def test_nothing_to_say(written: str) -> None:
     with pytest.raises(TextError, match="nothing to say"):
         normalise(written)
+
+
+def test_any_ascii_is_read_or_refused_and_reading_is_final() -> None:
+    rng = random.Random(0)
+    pieces = [
+        "a",
+        "Mr.",
+        "St.",
+        "$",
+        "5",
+        "1,000",
+        ".5",
+        "%",
+        ":",
+        "-",
+        "/",
+        "'",
+        "km",
+        "pm",
+        "NASA",
+        "!",
+        "?",
+        ",",
+        "(",
+        "#",
+        "0",
+    ]
+    read = 0
+    for _ in range(3000):
+        text = "".join(rng.choice([*pieces, " ", " "]) for _ in range(rng.randint(1, 12)))
+        try:
+            words = normalise(text, WORDS.__contains__)
+        except TextError:
+            continue
+        read += 1
+        assert all(re.fullmatch(r"[a-z']+|[.,?]", w) for w in words), text
+        assert normalise(" ".join(words), WORDS.__contains__) == words, text
+    assert read > 1000
