@@ -23,9 +23,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from sottovoce.models.codec import Codec, CodecConfig
-from sottovoce.models.spectrum import mel_filters
+from sottovoce.models.spectrum import dft_basis, mel_filters
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))
+
+SHORT = 256
+"""Window of the short frames, samples."""
 
 FLOOR = 0.03
 """Power under which a spectral bin counts as silence: half of all bins are, and would take half of the loss."""
@@ -48,14 +51,24 @@ def crops(audio: list[np.ndarray], rng: np.random.Generator, batch: int, samples
 
 
 class MelLoss(nn.Module):
-    """L1 between the log-mel frames of the audio and those a linear layer reads off the decoder's frames."""
+    """L1 between log-mel frames of the audio and those that linear layers read off the decoder's frames.
+
+    Fine frames (40 ms, 80 bands) show the harmonics; short, broad ones (16 ms, 40 bands) the formants, which words hang
+    on and which would otherwise be outvoted.
+    """
+
+    dft: Tensor
+    mel: Tensor
 
     def __init__(self, codec: Codec) -> None:
-        """Adds the linear layer, which the finished codec does without."""
+        """Adds the linear layers, which the finished codec does without."""
         super().__init__()
-        self.codec = codec
-        self.say = nn.Linear(codec.config.decoder_frame_width, codec.config.mels)
-        nn.init.constant_(self.say.bias, -2.0)  # about the mean of log-mel frames
+        self.codec, config = codec, codec.config
+        self.say = nn.ModuleList(nn.Linear(config.decoder_frame_width, bands) for bands in (config.mels, 40))
+        for layer in self.say:
+            nn.init.constant_(layer.bias, -2.0)  # about the mean of log-mel frames
+        self.register_buffer("dft", dft_basis(SHORT)[:, None], persistent=False)
+        self.register_buffer("mel", mel_filters(SHORT // 2 + 1, 40, config.sample_rate), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio `[B,S]` → scalar."""
@@ -64,8 +77,20 @@ class MelLoss(nn.Module):
         frames, _ = codec.decoder.trunk(values, codec.init_states(len(audio)))
         # A window of the decoder is centred half its length after its start; the delay is what it may know ahead.
         late = (config.delay - config.fft // 2 + config.frame // 2) // config.frame
-        wanted = torch.logaddexp(codec.encoder.log_mel(audio.float()).float(), torch.tensor(math.log(FLOOR)))
-        return F.l1_loss(self.say(frames)[:, late:].float(), wanted[:, :-late])
+        with torch.autocast("cpu", enabled=False), torch.no_grad():
+            fine = torch.logaddexp(codec.encoder.log_mel(audio), torch.tensor(math.log(FLOOR)))
+            wanted = fine, self.short(audio)
+        fine_error, short_error = (
+            F.l1_loss(say(frames)[:, late:].float(), target[:, :-late])
+            for say, target in zip(self.say, wanted, strict=True)
+        )
+        return 0.5 * fine_error + short_error
+
+    def short(self, audio: Tensor) -> Tensor:
+        """`[B,S]` → short, broad log-mel frames `[B, S/frame, 40]`, each centred on its frame."""
+        side = (SHORT - self.codec.config.frame) // 2
+        real, imag = F.conv1d(F.pad(audio, (side, side))[:, None], self.dft, stride=self.codec.config.frame).chunk(2, 1)
+        return torch.log((real**2 + imag**2).transpose(1, 2) @ self.mel.T + FLOOR)
 
 
 class WaveLoss(nn.Module):
@@ -130,7 +155,7 @@ def rate(step: int, args: argparse.Namespace) -> float:
 def train(args: argparse.Namespace, rank: int) -> None:
     """Train up to `args.steps`, resuming where a checkpoint is found; every process draws crops of its own."""
     torch.manual_seed(args.seed)
-    codec = Codec.load(args.codec).train() if args.step == "wave" else Codec(CodecConfig())
+    codec = Codec.load(args.codec).train() if args.codec else Codec(CodecConfig())
     loss_of = WaveLoss(codec) if args.step == "wave" else MelLoss(codec)
     weights = [p for p in loss_of.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.8, 0.99), weight_decay=0.01)
@@ -176,7 +201,7 @@ def main() -> None:
         step.add_argument("--shards", type=int, default=24)
         step.add_argument("--seed", type=int, default=1)
         step.add_argument("-o", "--output", type=Path, required=True)
-    steps.choices["wave"].add_argument("--codec", type=Path, required=True)
+        step.add_argument("--codec", type=Path, required=name == "wave", help="codec to start from")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if "WORLD_SIZE" in os.environ:
