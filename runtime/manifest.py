@@ -186,7 +186,10 @@ class CodecSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec."""
+    """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec.
+
+    `max_new_tokens` is the voice's longest utterance in generated tokens (None: not known, as for a decoder alone).
+    """
 
     schema: int
     files: dict[str, FileEntry]
@@ -207,6 +210,7 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     history: list[dict[str, Any]] = field(default_factory=list)
     decoder: str = "decoder.onnx"
+    max_new_tokens: int | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
