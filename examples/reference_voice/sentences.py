@@ -21,12 +21,12 @@ COMMON = 600
 
 
 def _filler(rng: random.Random, slot: str, held_out: bool) -> str:
-    """A filler for `slot`; computed ones (numbers, times) or one of the list."""
+    """A filler for `slot`, its star kept; computed ones (numbers, times) or one of the list."""
     if slot in _COMPUTED:
         return _COMPUTED[slot](rng)
     options = [o.strip() for o in SLOTS[slot].split(",")]
-    fresh = [o[1:] for o in options if o[0] == "*"]
-    if held_out and fresh and rng.random() < 0.4:
+    fresh = [o for o in options if o[0] == "*"]
+    if held_out and fresh and rng.random() < 0.5:
         return rng.choice(fresh)
     return rng.choice([o for o in options if o[0] != "*"])
 
@@ -72,13 +72,14 @@ _COMPUTED = {
 
 
 def announcement(rng: random.Random, held_out: bool = False) -> str:
-    """One sentence of the grammar; `held_out` ones use the kept-back templates and fillers."""
-    templates = [t.lstrip("*") for t in TEMPLATES if not t.startswith("*") or held_out]
-    if held_out and rng.random() < 0.6:
-        templates = [t[1:] for t in TEMPLATES if t.startswith("*")]
-    template = rng.choice(templates)
-    text = re.sub(r"\{(\w+)\}", lambda m: _filler(rng, m[1], held_out), template)
-    return text if text.endswith("?") else text + "."
+    """One sentence of the grammar; a `held_out` one has a template or a filler that training never sees."""
+    templates = [t for t in TEMPLATES if held_out or not t.startswith("*")]
+    while True:
+        starred = [t for t in templates if t.startswith("*")]
+        template = rng.choice(starred if starred and rng.random() < 0.5 else templates)
+        text = re.sub(r"\{(\w+)\}", lambda m: _filler(rng, m[1], held_out), template)
+        if not held_out or "*" in text:
+            return text.replace("*", "") + ("" if text.endswith("?") else ".")
 
 
 @cache
@@ -140,7 +141,7 @@ def training_sentence(rng: random.Random) -> str:
 
 
 def test_sentences(count: int, seed: int = 7) -> list[str]:
-    """Held-out announcements, without repeats."""
+    """Announcements with a held-out template or filler, without repeats."""
     rng = random.Random(seed)
     out: dict[str, None] = {}
     while len(out) < count:

@@ -52,11 +52,24 @@ def ordinal(number: int) -> str:
 
 
 def decimal(text: str) -> str:
-    """A number with thousands commas and perhaps a fraction: `"1,250.5"` → "one thousand two hundred fifty point
-    five"."""
+    """A number with thousands commas and perhaps a fraction: "1,250.5" → "one thousand two hundred fifty point five".
+
+    Over 15 digits it is read digit by digit.
+    """
     whole, _, fraction = text.replace(",", "").partition(".")
-    words = cardinal(int(whole or "0"))
+    words = digits(whole) if len(whole) > 15 else cardinal(int(whole or "0"))
     return f"{words} point {digits(fraction)}" if fraction else words
+
+
+def ordinal_of(text: str) -> str:
+    """The ordinal of a number with thousands commas: "1,000" → "one thousandth"."""
+    plain = text.replace(",", "")
+    return digits(plain) if len(plain) > 15 else ordinal(int(plain))
+
+
+def spoken_year(text: str) -> str:
+    """A year in digits: "1999" → "nineteen ninety nine"."""
+    return year(int(text))
 
 
 def year(number: int) -> str:
@@ -79,6 +92,8 @@ def clock(hour: int, minute: int) -> str:
 def money(amount: str, unit: str, cents: str) -> str:
     """A price: `("3.50", "dollar", "cent")` → "three dollars and fifty cents"."""
     whole, _, fraction = amount.replace(",", "").partition(".")
+    if len(whole) > 15:
+        return f"{decimal(amount)} {unit}s"
     count = int(whole or "0")
     words = f"{cardinal(count)} {unit}{'' if count == 1 or unit == 'yen' else 's'}"
     if len(fraction) > 2:

@@ -1,14 +1,16 @@
 """Written English → words: a table of what users type and what should be read."""
 
+import contextlib
 import random
 import re
+import time
 
 import pytest
 
 from sottovoce.errors import TextError
 from sottovoce.runtime.text.normalise import normalise
 
-WORDS = {"nasa", "stop", "warning"}
+WORDS = {"nasa", "stop", "warning", "the", "end", "do", "not", "touch"}
 
 CASES = {
     "Hello, World": "hello , world .",
@@ -43,6 +45,28 @@ CASES = {
     "one\n\ntwo": "one . two .",
     "1000000": "one million .",
     "0.5": "zero point five .",
+    "80s music, in his 30s, the '90s": "eighties music , in his thirties , the nineties .",
+    "two Boeing 747s": "two boeing seven hundred forty sevens .",
+    "George W. Bush met J. Edgar Hoover.": "george w bush met j edgar hoover .",
+    "Bob, a.k.a. Rob, has a Ph.D. in art.": "bob , ay k ay rob , has a p h d in art .",
+    "Mt. Everest and Gen. Lee": "mount everest and general lee .",
+    "at 8 p.m. Then we left": "at eight p m . then we left .",
+    "-$5, $5-10, 5%-10%": "minus five dollars , five to ten dollars , five percent to ten percent .",
+    "$2.5bn, £20m, 5G": "two point five billion dollars , twenty million pounds , five g .",
+    "1,000th": "one thousandth .",
+    "12/25/2024": "december twenty fifth twenty twenty four .",
+    "50€ or ~5": "fifty euros or about five .",
+    "YES! THE END is near. DO NOT TOUCH it.": "yes . the end is near . do not touch it .",
+    "24/7 and 9/11": "twenty four seven and nine eleven .",
+    "(555) 123-4567": "five five five one two three four five six seven .",
+    "version 3.0.2": "version three point zero point two .",
+    "2½ cups": "two and one half cups .",
+    "5 January": "the fifth of january .",
+    "bbc.co.uk": "bbc dot co dot uk .",
+    "1. First\n2. Second": "one , first . two , second .",
+    "World War II": "world war two .",
+    "I live on Main St. He lives on Elm Dr. It is far.": "i live on main street . he lives on elm drive . it is far .",
+    "2 lbs. of beans": "two pounds of beans .",
 }
 
 
@@ -100,3 +124,14 @@ def test_any_ascii_is_read_or_refused_and_reading_is_final() -> None:
         assert all(re.fullmatch(r"[a-z']+|[.,?]", w) for w in words), text
         assert normalise(" ".join(words), WORDS.__contains__) == words, text
     assert read > 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 5000, "1.1." * 2000, "1-" * 3000, "A." * 3000, "5%-" * 2000, "1/" * 3000, "$" * 3000]
+)
+def test_odd_text_takes_no_odd_time(text: str) -> None:
+    """Quadratic patterns took minutes on such input; what is said of it does not matter."""
+    start = time.process_time()
+    with contextlib.suppress(TextError):
+        normalise(text)
+    assert time.process_time() - start < 5
