@@ -3,7 +3,7 @@
     python -m examples.reference_voice.judge raw -o work/judge/raw.jsonl
     python -m examples.reference_voice.judge codec --codec work/codec -o work/judge/codec.jsonl
     python -m examples.reference_voice.judge bundle --bundle work/bundles/fp32 --seeds 1 2 3 -o work/judge/fp32.jsonl
-    python -m examples.reference_voice.judge report work/judge/*.jsonl
+    python -m examples.reference_voice.judge report work/judge/raw.jsonl work/judge/codec.jsonl --gate codec=2
 
 `--set general` takes the open-vocabulary sentences instead of the held-out announcements. A row per utterance; rows
 that exist are kept.
@@ -11,6 +11,7 @@ that exist are kept.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,8 @@ def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                 yield text, speaker, seed
 
 
-def run(args: argparse.Namespace) -> None:
-    """Judge what is not judged yet."""
+def run(args: argparse.Namespace) -> int:
+    """Judge what is not judged yet; returns 0."""
     args.output.parent.mkdir(parents=True, exist_ok=True)
     done = {(r["text"], r["speaker"], r["seed"]) for r in rows(args.output)} if args.output.exists() else set()
     synthesise = {"raw": raw, "codec": codec, "bundle": bundle}[args.system](args)
@@ -127,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
             row |= {"said": spoken(normalise(text)), "heard": judge.hear(audio), **notes}
             file.write(json.dumps(row) + "\n")
             file.flush()
+    return 0
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -171,20 +173,36 @@ def wer(summed: dict[str, np.ndarray]) -> float:
     return float(100 * wrong / words)
 
 
-def report(args: argparse.Namespace) -> None:
-    """WER of every file with its interval, per speaker, and the paired difference to the first file's same speakers."""
+def report(args: argparse.Namespace) -> int:
+    """WER of every file with its interval, per speaker, and the paired difference to the first file's same speakers.
+
+    Returns 1 where a gate is missed: the difference is over NAME's points, or its upper end over them by more than one.
+    """
     tables = {p.stem: rows(p) for p in args.files}
-    first = next(iter(tables.values()))
-    print("| system | utterances | WER % | 95 % | to first, points | runaway or cut % | per speaker |\n|" + "---|" * 7)
+    gates = {name: float(points) for name, points in (g.split("=") for g in args.gate)}
+    first, missed = next(iter(tables.values())), 0
+    print("| system | utterances | WER % | 95 % | to first, points | gate | runaway or cut % | per speaker |")
+    print("|" + "---|" * 8)
     for name, results in tables.items():
         people = sorted({r["speaker"] for r in results})
         summed, reference = by_sentence(results), by_sentence([r for r in first if r["speaker"] in people])
         shared = sorted(set(reference) & set(summed))
         mine, base = bootstrap([np.array([t[k] for k in shared]) for t in (summed, reference)])
         each = ", ".join(f"{s} {wer(by_sentence([r for r in results if r['speaker'] == s])):.1f}" for s in people)
-        delta = f"{wer(summed) - wer(reference):+.2f} {interval(mine - base)}"
-        cells = [name, len(results), f"{wer(summed):.2f}", interval(mine), delta, runaways(results, tables), each]
-        print("| " + " | ".join(map(str, cells)) + " |")
+        delta, upper = wer(summed) - wer(reference), 100 * np.percentile(mine - base, 97.5)
+        met = name not in gates or (delta <= gates[name] and upper <= gates[name] + 1)
+        missed += not met
+        gate = f"{'ok' if met else 'MISS'} +{gates[name]:g}" if name in gates else ""
+        cells = [
+            name,
+            len(results),
+            f"{wer(summed):.2f}",
+            interval(mine),
+            f"{delta:+.2f} {interval(mine - base)}",
+            gate,
+        ]
+        print("| " + " | ".join(map(str, [*cells, runaways(results, tables), each])) + " |")
+    return min(missed, 1)
 
 
 def runaways(results: list[dict[str, Any]], tables: dict[str, list[dict[str, Any]]]) -> str:
@@ -200,8 +218,8 @@ def runaways(results: list[dict[str, Any]], tables: dict[str, list[dict[str, Any
     return f"{100 * np.mean(bad):.2f} of {len(judged)}"
 
 
-def main() -> None:
-    """Parse arguments; judge or report."""
+def main() -> int:
+    """Parse arguments; judge or report. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="system", required=True)
     for name in ("raw", "codec", "bundle"):
@@ -216,10 +234,13 @@ def main() -> None:
             command.add_argument(f"--{name}", type=Path, required=True)
     command = commands.add_parser("report")
     command.add_argument("files", nargs="+", type=Path)
+    command.add_argument(
+        "--gate", nargs="*", default=[], metavar="NAME=POINTS", help="allowed WER above the first file"
+    )
     command.set_defaults(work=report)
     args = parser.parse_args()
-    args.work(args)
+    return int(args.work(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
