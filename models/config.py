@@ -4,7 +4,7 @@ Knows nothing about tensors. What this package cannot reproduce exactly (other a
 windows, pre-quantized weights) is refused here rather than computed wrongly.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -83,7 +83,7 @@ class DecoderConfig:
             kv_heads=normal.integer("num_key_value_heads", heads),
             head_dim=normal.integer("head_dim", 128 if family == "qwen3" else width // max(heads, 1)),
             max_position=normal.integer("max_position_embeddings"),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            norm_eps=_number(config, "rms_norm_eps", 1e-6),
             rope=_rope(config),
             tied_head=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=bias or family == "qwen2",
@@ -129,21 +129,33 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 def _rope(config: Mapping[str, Any]) -> RopeConfig:
     """Rope settings in the older (`rope_theta` + `rope_scaling`) or newer (`rope_parameters`) HF form."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise VoiceError(f"config.json: rope_scaling must be an object, found {scaling!r}")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in get_args(RopeKind):
         raise VoiceError(f"config.json: rope type {kind!r} is not one of {', '.join(get_args(RopeKind))}")
     if scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise VoiceError("config.json: partial_rotary_factor other than 1 is not supported")
-    theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
-    fallback = config.get("max_position_embeddings", 8192)
+    theta = _number(scaling, "rope_theta", _number(config, "rope_theta", 10000.0))
+    fallback = _number(config, "max_position_embeddings", 8192)
     rope = RopeConfig(
         theta=theta,
         kind=kind,
-        factor=float(scaling.get("factor", 1.0)),
-        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
-        original_max_position=int(scaling.get("original_max_position_embeddings", fallback)),
+        factor=_number(scaling, "factor", 1.0),
+        low_freq_factor=_number(scaling, "low_freq_factor", 1.0),
+        high_freq_factor=_number(scaling, "high_freq_factor", 4.0),
+        original_max_position=int(_number(scaling, "original_max_position_embeddings", fallback)),
     )
-    if not (math.isfinite(theta) and theta > 0 and rope.factor > 0):
-        raise VoiceError(f"config.json: rope theta {theta} and factor {rope.factor} must be positive")
+    if min(theta, rope.factor, rope.low_freq_factor, rope.original_max_position) <= 0:
+        raise VoiceError(f"config.json: rope theta {theta}, factors and lengths must be positive")
+    if rope.kind == "llama3" and rope.high_freq_factor <= rope.low_freq_factor:
+        raise VoiceError("config.json: rope high_freq_factor must be above low_freq_factor")
     return rope
+
+
+def _number(config: Mapping[str, Any], name: str, default: float) -> float:
+    """The finite number `name`, `default` where the config has none."""
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
+        raise VoiceError(f"config.json: {name} must be a number, found {str(value)[:60]}")
+    return float(value)

@@ -89,6 +89,17 @@ def test_same_seed_same_weights() -> None:
         ({"hidden_size": None}, "hidden_size"),
         ({"head_dim": 33}, "odd"),
         ({"vocab_size": 0}, "at least 1"),
+        ({"rms_norm_eps": None}, "rms_norm_eps must be a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number"),
+        ({"rope_theta": "1e6"}, "rope_theta must be a number"),
+        ({"rope_scaling": "x"}, "rope_scaling must be an object"),
+        ({"rope_scaling": {"rope_type": ["linear"]}}, "rope type"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": None}}, "factor must be a number"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "must be positive"),
+        ({"rope_scaling": {"rope_type": "llama3", "high_freq_factor": 1.0}}, "high_freq_factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": [1]}}, "must be a number"),
+        ({"max_position_embeddings": None}, "max_position"),
     ],
 )
 def test_refuses_what_it_cannot_compute(change: dict[str, object], says: str) -> None:
