@@ -1,15 +1,20 @@
 """What a measurement was taken on: processor, cores, memory, system and versions. Every report carries one."""
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-VERSIONS = ("sottovoce", "onnxruntime", "numpy")
-"""Distributions whose versions decide a figure."""
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""Distributions that bring `onnxruntime`."""
+
+VERSIONS = ("sottovoce", *ENGINES, "numpy")
+"""Distributions whose versions decide a figure, where installed."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,15 @@ def describe_machine() -> Machine:
         memory=_memory(),
         system=platform.platform(),
         python=platform.python_version(),
-        versions={name: metadata.version(name) for name in VERSIONS},
+        versions=dict(_versions()),
     )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Name and version of each installed one of VERSIONS."""
+    for name in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
 
 
 def processor_name() -> str:
