@@ -16,7 +16,6 @@ from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.manifest import (
-    CacheFormat,
     CacheGroup,
     CacheSpec,
     Flavour,
@@ -45,7 +44,6 @@ class DecoderOptions:
     window: int
     max_position: int
     head_ranges: tuple[tuple[int, int], ...] | None = None
-    cache: CacheFormat = "fp32"
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:
         prefix=options.prefix,
         window=options.window,
         unit="token",
-        dtype=options.cache,
+        dtype="fp32",
     )
     return CacheSpec((group,), write="scratch", aliased=True, bytes=group.nbytes)
 
@@ -133,13 +131,11 @@ def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:
 def _check(config: DecoderConfig, options: DecoderOptions) -> None:
     """Raise OptionError for what the fused op would refuse, or get wrong, in mid-speech."""
     if config.head_dim % 16:
-        raise OptionError(f"head_dim {config.head_dim} is not a multiple of 16: the fused op needs --flavour portable")
+        raise OptionError(f"head_dim {config.head_dim} is not a multiple of 16: the fused attention takes no other")
     if options.prefix < 1:
         raise OptionError(f"--prefix {options.prefix}: at least 1 slot is needed")
     if options.window < 2:
         raise OptionError(f"--window {options.window}: at least 2, the current token and one before it")
     if options.max_position < options.prefix + options.window:
         slots = options.prefix + options.window
-        raise OptionError(f"{options.max_position} positions are too few for {slots} cache slots: raise them")
-    if options.cache != "fp32":
-        raise OptionError(f"--cache {options.cache} cannot be written by this version: fp32")
+        raise OptionError(f"{options.max_position} positions are too few for {slots} slots: lower --window or --prefix")
