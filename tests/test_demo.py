@@ -1,10 +1,13 @@
 """The demo from end to end on a tiny voice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
 
+from sottovoce import demo
 from sottovoce.__main__ import main
+from sottovoce.export.verify import verify_bundle
 
 
 def test_the_demo_speaks_and_compares(tiny_voice: Path, tmp_path: Path, capsys) -> None:
@@ -17,6 +20,15 @@ def test_the_demo_speaks_and_compares(tiny_voice: Path, tmp_path: Path, capsys) 
         line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["bundle"] and "full" in line
     ]
     assert row.split() == ["bundle", "full", "window-64"]
+
+
+def test_a_bundle_that_fails_its_gates_is_status_1(tiny_voice: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def failing(*args):
+        return replace(verify_bundle(*args), passed=False)
+
+    monkeypatch.setattr(demo, "verify_bundle", failing)
+    assert main(["demo", "--voice", str(tiny_voice), "-o", str(tmp_path / "demo")]) == 1
+    assert "failed" in capsys.readouterr().out
 
 
 def test_without_a_voice_it_says_where_to_run(tmp_path: Path, capsys) -> None:

@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make both bundles, print the table, and return exit status 0."""
+    """Make both bundles, print the table, and return the exit status: 1 where a bundle fails its gates."""
     if not args.voice.is_dir():
         raise VoiceError(f"{args.voice} is missing: the demo runs in a checkout of the repository (or name a --voice)")
     made = {name: _make(args.voice, args.output / name, window, args.threads) for name, window in WINDOWS.items()}
     print(side_by_side([_rows(item) for item in made.values()]))
     print(machine_line(next(iter(made.values())).profile))
     print(f"recordings: {args.output}/*.wav, the bundle's name first")
-    return 0
+    return 0 if all(item.parity.passed for item in made.values()) else 1
 
 
 def _make(voice: Path, target: Path, window: Window, threads: int) -> Made:
