@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 
 from sottovoce.errors import BundleError
-from sottovoce.runtime.contract import check_codec, check_decoder, check_prompt, check_supported, token_ids
-from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
+from sottovoce.runtime.contract import check_codec, check_decoder, check_supported, check_voice, token_ids
+from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
+from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
 from sottovoce.runtime.text.frontend import Frontend, load_frontend
 
@@ -82,32 +83,20 @@ def _open_voice(root: Path, manifest: Manifest, threads: int, seconds: dict[str,
         parts = {"prompt": prompt, "text": text, "sampling": sampling, "codec": codec}
         absent = next(name for name, part in parts.items() if part is None)
         raise BundleError(f"{root / 'manifest.json'}: {absent} is missing, and a voice needs it to speak")
-    check_prompt(prompt, manifest.head)
+    check_voice(prompt, sampling, codec, manifest.head)
     with _timed(seconds, "codec"):
         session = open_session(inside(root, codec.decoder), threads)
         check_codec(codec, session)
     with _timed(seconds, "text"):
-        inside(root, text.file)
         frontend = load_frontend(root, text)
     return Voice(prompt, sampling, codec, frontend, session)
 
 
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name`; raises BundleError where that would leave the folder (absolute, `..`, or through a link)."""
-    relative = PurePosixPath(name)
-    if not name or relative.is_absolute() or ".." in relative.parts or "\\" in name or ":" in name:
-        raise BundleError(f"{folder}: file name {name!r} points outside the bundle")
-    path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{path} is a link that leads outside the bundle: copy the file itself")
-    return path
-
-
 def check_files(folder: Path, manifest: Manifest, verify_hashes: bool = True) -> None:
     """Raise BundleError, naming the file, where one is missing, truncated, altered or not listed in the manifest."""
-    for name in _needed(manifest):
+    for name in [*_needed(manifest), *_present(folder)]:
         if name not in manifest.files:
-            raise BundleError(f"{folder / 'manifest.json'}: files has no entry for {name}, so it cannot be trusted")
+            raise BundleError(f"{folder / MANIFEST}: files has no entry for {name}, so it cannot be trusted")
     for name, entry in manifest.files.items():
         path = inside(folder, name)
         if not path.is_file():
@@ -120,7 +109,7 @@ def check_files(folder: Path, manifest: Manifest, verify_hashes: bool = True) ->
 
 
 def _needed(manifest: Manifest) -> Iterator[str]:
-    """Files the runtime will open."""
+    """Files the runtime opens by a name in the manifest."""
     yield manifest.decoder
     if manifest.text:
         yield manifest.text.file
@@ -128,6 +117,15 @@ def _needed(manifest: Manifest) -> Iterator[str]:
         yield manifest.codec.decoder
         if manifest.codec.encoder:
             yield manifest.codec.encoder
+
+
+def _present(folder: Path) -> Iterator[str]:
+    """Files that lie in the bundle, for a graph or text.json may name them: not prompts a user saved, nor dotfiles."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        saved = name.parent == Path("prompts") and name.suffix == ".json"
+        if path.is_file() and name != Path(MANIFEST) and not saved and not name.name.startswith("."):
+            yield name.as_posix()
 
 
 def sha256(path: Path) -> str:

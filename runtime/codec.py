@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sottovoce.errors import BundleError, ContractError
-from sottovoce.runtime.bundle import Bundle, Voice, inside
+from sottovoce.runtime.bundle import Bundle, Voice
 from sottovoce.runtime.contract import check_encoder
+from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Array, Floats, open_session
 
 

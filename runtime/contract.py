@@ -1,11 +1,13 @@
 """Checks that a bundle's graphs are what its manifest says: a mismatch is an error at load and never in mid-speech."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sottovoce.errors import BundleError, ContractError
-from sottovoce.runtime.manifest import CacheSpec, CodecSpec, HeadSpec, Manifest, PromptSpec, TensorSpec
+from sottovoce.errors import BundleError, ContractError, OptionError
+from sottovoce.runtime.manifest import CacheSpec, CodecSpec, HeadSpec, Manifest, PromptSpec, SamplingSpec, TensorSpec
+from sottovoce.runtime.sampling import check_sampling
 from sottovoce.runtime.session import Ints, Node, Session
 
 FIELDS = ("{text}", "{prompt_text}", "{prompt_codes}")
@@ -21,7 +23,10 @@ STEP_INPUTS = (
 """Inputs of `decoder.onnx` besides the caches."""
 
 MAX_VOCABULARY = 1 << 24
-"""More logits than any decoder has; a manifest that asks for more is damaged."""
+"""More token ids than any decoder has; a manifest that names more is damaged."""
+
+MAX_COUNT = 1 << 24
+"""More slots, layers, positions, samples or tokens than any voice counts; a manifest that asks for more is damaged."""
 
 ONNX_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tensor(int8)"}
 
@@ -29,7 +34,8 @@ ONNX_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tenso
 def token_ids(head: HeadSpec) -> Ints:
     """Token id of each logit, [V'] int64; raises ContractError for ranges that are empty, negative or absurdly long."""
     sizes = [stop - start for start, stop in head.ids]
-    if not sizes or min(sizes) < 1 or sum(sizes) > MAX_VOCABULARY or min(head.ids)[0] < 0:
+    ends = [end for ids in head.ids for end in ids]
+    if not sizes or min(sizes) < 1 or min(ends) < 0 or max(*ends, sum(sizes)) > MAX_VOCABULARY:
         raise ContractError(f"manifest: head.ids {str(head.ids)[:60]} are not half-open ranges of token ids")
     return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in head.ids])
 
@@ -49,15 +55,29 @@ def check_supported(manifest: Manifest) -> None:
     """Raise BundleError for what the contract allows but this runtime cannot drive."""
     groups = manifest.cache.groups
     if manifest.flavour != "ort" or manifest.cache.write != "scratch":
-        raise BundleError(f"flavour {manifest.flavour!r} is for other engines: export with --flavour ort")
+        kind = f"flavour {manifest.flavour!r} with cache writes {manifest.cache.write!r}"
+        raise BundleError(f"this runtime drives flavour 'ort' with cache writes 'scratch', not {kind}: export it again")
     if len(groups) != 1 or groups[0].unit != "token" or groups[0].dtype == "int8":
         raise BundleError("this runtime drives one token cache in fp32 or fp16: update sottovoce")
-    if min(groups[0].layers, groups[0].kv_heads, groups[0].head_dim, groups[0].prefix, groups[0].window) < 1:
-        raise BundleError("manifest: cache: every size must be at least 1")
+    group = groups[0]
+    for name in ("layers", "kv_heads", "head_dim", "prefix", "window"):
+        _check_range(f"cache.groups[0].{name}", getattr(group, name), 1)
+    _check_range("max_position", manifest.max_position, 1)
+    if manifest.max_new_tokens is not None:
+        _check_range("max_new_tokens", manifest.max_new_tokens, 1)
+
+
+def _check_range(name: str, value: int, least: int, most: int = MAX_COUNT) -> None:
+    """Raise ContractError unless `value`, the manifest's `name`, lies between `least` and `most`."""
+    if not least <= value <= most:
+        raise ContractError(f"manifest: {name} is {str(value)[:40]}, between {least} and {most} is needed")
 
 
 def check_decoder(manifest: Manifest, session: Session) -> None:
     """Raise ContractError unless the decoder graph has the contract's tensors and those in `manifest.io`."""
+    layers = sum(group.layers for group in manifest.cache.groups)
+    if 2 * layers > len(session.get_inputs()):  # before so many tensors are named
+        raise ContractError(f"{manifest.decoder}: input past_key_values.{layers - 1}.key is not in the graph")
     logits = TensorSpec("logits", "tensor(float)", (1, 1, len(token_ids(manifest.head))))
     wanted = [*STEP_INPUTS, *cache_tensors(manifest.cache, "past_key_values")]
     made = [logits, *cache_tensors(manifest.cache, "present")]
@@ -105,6 +125,41 @@ def _fits(wanted: Sequence[int | str], found: Sequence[int | str | None]) -> boo
     return all(a == b for a, b in zip(wanted, found, strict=True) if isinstance(a, int) and isinstance(b, int))
 
 
+def check_voice(prompt: PromptSpec, sampling: SamplingSpec, codec: CodecSpec, head: HeadSpec) -> None:
+    """Raise ContractError where a number of the manifest makes no sense or its parts contradict each other."""
+    _check_ranges(prompt, codec)
+    check_prompt(prompt, head)
+    try:
+        check_sampling(sampling)
+    except OptionError as error:
+        raise ContractError(f"manifest: {error}") from None
+
+
+def _check_ranges(prompt: PromptSpec, codec: CodecSpec) -> None:
+    """Raise ContractError for a number of the prompt layout or the codec that is out of range."""
+    _check_range("prompt.code_offset", prompt.code_offset, 0, MAX_VOCABULARY)
+    _check_range("prompt.code_count", prompt.code_count, 1, MAX_VOCABULARY)
+    _check_range("prompt.max_text_tokens", prompt.max_text_tokens, 1)
+    _check_range("prompt.max_prompt_codes", prompt.max_prompt_codes, int("{prompt_codes}" in prompt.layout))
+    _check_ids("prompt.layout", (item for item in prompt.layout if isinstance(item, int)))
+    _check_ids("prompt.stop", prompt.stop)
+    _check_range("codec.sample_rate", codec.sample_rate, 1)
+    _check_range("codec.hop", codec.hop, 1)
+    _check_range("codec.delay", codec.delay, 0)
+    _check_range("codec.flush_codes", codec.flush_codes, 0)
+    _check_range("codec.flush_code", codec.flush_code, 0, prompt.code_count - 1)
+    for state in codec.states:
+        for axis in state.shape:
+            _check_range(f"codec.states: {state.name}", axis, 1)
+        _check_range(f"codec.states: size of {state.name}", math.prod(state.shape), 1)
+
+
+def _check_ids(name: str, ids: Iterable[int]) -> None:
+    """Raise ContractError unless all of `ids` can be token ids."""
+    for number in ids:
+        _check_range(name, number, 0, MAX_VOCABULARY - 1)
+
+
 def check_prompt(prompt: PromptSpec, head: HeadSpec) -> None:
     """Raise ContractError where the layout has an unknown field or the head holds other ids than codes and stops."""
     for item in prompt.layout:
@@ -112,9 +167,9 @@ def check_prompt(prompt: PromptSpec, head: HeadSpec) -> None:
             raise ContractError(f"manifest: prompt.layout: {item!r} is not one of {', '.join(FIELDS)}")
     if "{text}" not in prompt.layout:
         raise ContractError("manifest: prompt.layout has no {text}: the voice would never be told what to say")
-    sampled = set(token_ids(head).tolist())
-    wanted = {*range(prompt.code_offset, prompt.code_offset + prompt.code_count), *prompt.stop}
-    if odd := sorted(sampled ^ wanted):
+    codes = np.arange(prompt.code_offset, prompt.code_offset + prompt.code_count)
+    odd = np.setxor1d(token_ids(head), np.append(codes, np.array(prompt.stop, np.int64)))
+    if odd.size:
         raise ContractError(f"manifest: token {odd[0]} is in only one of the head and the voice's codes and stop ids")
     if not prompt.stop:
         raise ContractError("manifest: prompt.stop is empty: an utterance would never end")

@@ -6,6 +6,7 @@ scratch.
 """
 
 import json
+import sys
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sottovoce.errors import BundleError
+from sottovoce.runtime.strict_json import read_json
 
 SCHEMA = 1
 """Version of the bundle contract; raised whenever the meaning of a field changes."""
@@ -239,10 +241,17 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         return {k: parse(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if is_dataclass(kind):
         return _parse_dataclass(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float:
+        return _parse_float(value, where)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, kind.__name__)
     return value
+
+
+def _parse_float(value: Any, where: str) -> float:
+    """A finite number, which JSON may write without a decimal point."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    _expect(number and abs(value) <= sys.float_info.max, value, where, "a finite number")
+    return float(value)
 
 
 def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -285,12 +294,9 @@ def read_manifest(folder: Path) -> Manifest:
     Raises BundleError where the folder has none, it is not JSON, is of a newer schema or breaks the contract.
     """
     path = folder / MANIFEST
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{path} is missing: {folder} is not a bundle (sottovoce export VOICE -o {folder})") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from None
+    if not path.exists():
+        raise BundleError(f"{path} is missing: {folder} is not a bundle (sottovoce export VOICE -o {folder})")
+    value = read_json(path)
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise BundleError(f"{path}: schema {schema} is newer than {SCHEMA}; update sottovoce")

@@ -43,9 +43,11 @@ def text_room(bundle: Bundle, prompt: Prompt) -> int:
     room = min(slots, bundle.manifest.max_position) - fixed
     if room < 1:
         codec = bundle.voice.codec
-        allowed = max(0, len(prompt.codes) + room - 1) * codec.hop / codec.sample_rate
+        second = codec.sample_rate / codec.hop
+        allowed = max(0, len(prompt.codes) + room - 1) / second
         raise PromptError(
-            f"the prompt needs {fixed} prefix tokens and this bundle holds {slots}: cut the clip to {allowed:.2f} s, "
+            f"the prompt needs {fixed} prefix tokens and this bundle holds {slots}: cut the clip to at most "
+            f"{allowed:.2f} s, less {1 / second:.2f} s for each text token of a sentence after the first, "
             f"or export with --prefix {fixed + spec.max_text_tokens}"
         )
     return min(room, spec.max_text_tokens)

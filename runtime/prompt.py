@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from sottovoce.errors import BundleError, OptionError, PromptError
-from sottovoce.runtime.bundle import Bundle, inside
+from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.clip import read_clip
 from sottovoce.runtime.codec import encode
 from sottovoce.runtime.manifest import Prompt, parse
 from sottovoce.runtime.output import written_whole
+from sottovoce.runtime.paths import inside
+from sottovoce.runtime.strict_json import read_json
 
 FOLDER: Final = "prompts"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -30,8 +32,9 @@ def find_prompt(bundle: Bundle, wanted: str | None, transcript: str | None = Non
     """The preset called `wanted`, else the clip at that path; None is the voice's default preset, else its first.
 
     `transcript` (None: the preset's own) says what the clip's words are. Raises PromptError where there is no such
-    prompt or it cannot be used.
+    prompt or it cannot be used, OptionError for words that the voice does not use.
     """
+    check_transcript(bundle, transcript)
     names = preset_names(bundle)
     if wanted is None:
         if "{prompt_codes}" not in bundle.voice.prompt.layout:
@@ -47,13 +50,20 @@ def find_prompt(bundle: Bundle, wanted: str | None, transcript: str | None = Non
     return prompt if transcript is None else Prompt(prompt.codes, transcript, prompt.licence, prompt.consent)
 
 
+def check_transcript(bundle: Bundle, transcript: str | None) -> None:
+    """Raise OptionError where a clip's words are given and the voice's layout has no place for them."""
+    if transcript is not None and "{prompt_text}" not in bundle.voice.prompt.layout:
+        raise OptionError("this voice does not use the words of a prompt: leave --prompt-text out")
+
+
 def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
     """Codes of the audio file at `path`; raises PromptError where it is no usable clip."""
     codec, spec = bundle.voice.codec, bundle.voice.prompt
     audio = read_clip(path, codec.sample_rate, spec.max_prompt_codes * codec.hop)
     if len(audio) < codec.hop:
         raise PromptError(
-            f"{path} lasts {len(audio) / codec.sample_rate:.3f} s: a prompt needs a few seconds of speech"
+            f"{path} lasts {len(audio) / codec.sample_rate:.3f} s: a prompt needs clear speech, "
+            f"up to {spec.max_prompt_codes * codec.hop / codec.sample_rate:.2f} s of it"
         )
     return encode(bundle, audio)[: spec.max_prompt_codes]
 
@@ -61,11 +71,7 @@ def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
 def load_preset(bundle: Bundle, name: str) -> Prompt:
     """`prompts/NAME.json` of the bundle; raises BundleError where it is malformed or has codes the voice lacks."""
     path = inside(bundle.folder, f"{FOLDER}/{name}.json")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from None
-    prompt: Prompt = parse(Prompt, value, str(path))
+    prompt: Prompt = parse(Prompt, read_json(path), str(path))
     spec = bundle.voice.prompt
     if not 0 < len(prompt.codes) <= spec.max_prompt_codes:
         raise BundleError(f"{path}: {len(prompt.codes)} codes, between 1 and {spec.max_prompt_codes} are allowed")

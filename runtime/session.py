@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from sottovoce.errors import BundleError, OptionError
+from sottovoce.errors import BundleError, ContractError, OptionError
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -26,7 +26,7 @@ class Node(Protocol):
 
 
 class Session(Protocol):
-    """What the runtime asks of a graph; `onnxruntime.InferenceSession` has it, and so do the fakes in tests."""
+    """What the runtime asks of a graph; `Graph` has it, and so do the fakes in tests."""
 
     def get_inputs(self) -> Sequence[Node]:
         """The graph's inputs."""
@@ -47,6 +47,56 @@ class Session(Protocol):
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         """Run over arrays and return the outputs called `names`."""
         ...
+
+
+class Graph:
+    """An open graph: what ONNX Runtime refuses to run is one line that names the graph."""
+
+    def __init__(self, path: Path, session: Any) -> None:
+        """Run `session`, which `path` was opened as."""
+        self.path = path
+        self._session = session
+
+    def get_inputs(self) -> Sequence[Node]:
+        """See `Session`."""
+        nodes: Sequence[Node] = self._session.get_inputs()
+        return nodes
+
+    def get_outputs(self) -> Sequence[Node]:
+        """See `Session`."""
+        nodes: Sequence[Node] = self._session.get_outputs()
+        return nodes
+
+    def io_binding(self) -> Any:
+        """See `Session`."""
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """See `Session`; raises ContractError where the graph cannot take what it is given."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise self._refusal(error) from None
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """See `Session`; raises ContractError where the graph cannot take what it is given."""
+        try:
+            outputs: list[Array] = self._session.run(names, feeds)
+        except Exception as error:
+            raise self._refusal(error) from None
+        return outputs
+
+    def _refusal(self, error: Exception) -> ContractError:
+        """What to tell of `error`: the likely cause is a token id or a length that the graph was not made for."""
+        said = first_line(error)
+        return ContractError(
+            f"{self.path} and the ids or sizes in manifest.json or text.json do not go together: {said}"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of ONNX Runtime's message, cut where it goes on and on."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def thread_count(asked: int | None) -> int:
@@ -70,14 +120,14 @@ def open_session(path: Path, threads: int) -> Session:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and said once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise BundleError(f"{path}: onnxruntime cannot open it: {str(error).splitlines()[0][:300]}") from None
-    return cast(Session, session)
+        raise BundleError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from None
+    return Graph(path, session)
 
 
 def check_onnxruntime(minimum: str) -> None:

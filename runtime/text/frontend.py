@@ -3,14 +3,15 @@
 It knows symbols and their ids; it does not know prompts, codes or graphs.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 from sottovoce.errors import BundleError, MissingExtraError, TextError
-from sottovoce.runtime.manifest import TextSpec
+from sottovoce.runtime.manifest import TextSpec, parse
+from sottovoce.runtime.paths import inside
+from sottovoce.runtime.strict_json import read_json
 from sottovoce.runtime.text.lexicon import Lexicon
 from sottovoce.runtime.text.normalise import normalise
 
@@ -137,12 +138,15 @@ class TokenizerFrontend:
     """Text through a Hugging Face `tokenizer.json`; such voices read digits and marks themselves."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`; needs the extra `text`."""
+        """Load `path`; needs the extra `text`. Raises BundleError where it is no tokenizer."""
         try:
             from tokenizers import Tokenizer
         except ImportError:
             raise MissingExtraError("tokenizers", "text") from None
-        self._tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise BundleError(f"{path} cannot be read: {error}") from None
 
     def encode(self, words: list[str]) -> tuple[int, ...]:
         """Ids of the words joined by spaces, without special tokens."""
@@ -163,18 +167,32 @@ def _final_mark(piece: str) -> list[str]:
     return [piece[:-1], piece[-1]] if len(piece) > 1 and piece[-1] in ".?" else [piece]
 
 
+MAX_ID: Final = 1 << 24
+"""More token ids than any decoder has."""
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """`text.json`: `symbols` for characters and lexicons, `file` (beside it) for lexicons and tokenizers."""
+
+    kind: str
+    symbols: dict[str, int] = field(default_factory=dict)
+    file: str = ""
+
+
 def load_frontend(folder: Path, spec: TextSpec) -> Frontend:
-    """The front end that `folder`'s `spec.file` describes; raises BundleError where it is malformed."""
-    path = folder / spec.file
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if value["kind"] != spec.kind:
-            raise BundleError(f"{path}: kind {value['kind']!r} where the manifest says {spec.kind!r}")
-        if spec.kind == "characters":
-            return CharacterFrontend(value["symbols"])
-        data = folder / Path(value["file"]).name
-        return LexiconFrontend(value["symbols"], Lexicon(data)) if spec.kind == "lexicon" else TokenizerFrontend(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, BundleError | MissingExtraError):
-            raise
-        raise BundleError(f"{path} cannot be read: {error}") from None
+    """The front end that `folder`'s `spec.file` describes; raises BundleError where it or its data is malformed."""
+    path = inside(folder, spec.file)
+    value: TextFile = parse(TextFile, read_json(path), str(path))
+    if value.kind != spec.kind:
+        raise BundleError(f"{path}: kind {value.kind!r} where the manifest says {spec.kind!r}")
+    if spec.kind != "tokenizer" and not value.symbols:
+        raise BundleError(f"{path}: symbols is missing or empty")
+    if bad := [name for name, number in value.symbols.items() if not 0 <= number < MAX_ID]:
+        raise BundleError(f"{path}: symbols.{bad[0]}: {str(value.symbols[bad[0]])[:40]} is no token id")
+    if spec.kind == "characters":
+        return CharacterFrontend(value.symbols)
+    if not value.file:
+        raise BundleError(f"{path}: file is missing, the name of the {spec.kind}'s data")
+    data = inside(folder, value.file)
+    return LexiconFrontend(value.symbols, Lexicon(data)) if spec.kind == "lexicon" else TokenizerFrontend(data)

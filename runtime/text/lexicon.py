@@ -37,7 +37,7 @@ class Lexicon:
             end = self._bytes.find(b"\n", middle)
             line = self._bytes[start : end if end >= 0 else high]
             if line.startswith(key):
-                return tuple(line[len(key) :].decode().split())
+                return tuple(line[len(key) :].decode(errors="replace").split())
             if line[: line.find(b"\t") + 1] < key:
                 low = start + len(line) + 1
             else:

@@ -1,17 +1,18 @@
 """Opening a bundle: every kind of damage is one line that names the file."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from sottovoce.errors import BundleError, ContractError, OptionError
 from sottovoce.runtime import bundle as module
-from sottovoce.runtime.bundle import inside, load_bundle
+from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.contract import token_ids
 from sottovoce.runtime.manifest import HeadSpec, TensorSpec
-from sottovoce.runtime.session import open_session, thread_count
-from tests.runtime.fakes import PROMPT, fake_session, manifest, write_files
+from sottovoce.runtime.paths import inside
+from sottovoce.runtime.session import Graph, open_session, thread_count
+from tests.runtime.fakes import CODEC, PROMPT, SAMPLING, fake_session, manifest, write_files
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_damaged_files_are_named(folder, name):
         load_bundle(folder)
 
 
+@pytest.mark.parametrize("name", ["decoder.onnx.data", "lexicon.txt", "parity.json", "prompts/deep/ada.json"])
+def test_files_without_an_entry_are_not_trusted(folder, name):
+    (folder / "prompts" / "deep").mkdir()
+    (folder / "prompts" / "saved.json").write_text("{}")
+    (folder / ".DS_Store").touch()
+    load_bundle(folder)
+    (folder / name).touch()
+    with pytest.raises(BundleError, match=f"no entry for {name}"):
+        load_bundle(folder, verify_hashes=False)
+
+
 def test_no_manifest(tmp_path):
     with pytest.raises(BundleError, match="is not a bundle"):
         load_bundle(tmp_path)
@@ -66,7 +78,7 @@ def test_no_manifest(tmp_path):
         ({"schema": 99}, "schema 99 is newer"),
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"min_onnxruntime": "99.0"}, "needs onnxruntime 99.0"),
-        ({"flavour": "portable"}, "--flavour ort"),
+        ({"flavour": "portable"}, "not flavour 'portable'"),
         ({"codec": None}, "codec is missing"),
         ({"prompt": None}, "prompt is missing"),
         ({"max_position": "many"}, "max_position: expected int"),
@@ -139,6 +151,62 @@ def test_voices_that_contradict_themselves(folder, changes, message):
         load_bundle(folder)
 
 
+def changed(spec, **changes):
+    """`spec` as JSON with some of its numbers changed."""
+    return {**asdict(spec), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codec": changed(CODEC, hop=0)}, "codec.hop is 0"),
+        ({"codec": changed(CODEC, sample_rate=0)}, "codec.sample_rate is 0"),
+        ({"codec": changed(CODEC, delay=-1)}, "codec.delay is -1"),
+        ({"codec": changed(CODEC, flush_codes=-3)}, "codec.flush_codes is -3"),
+        ({"codec": changed(CODEC, flush_code=10)}, "codec.flush_code is 10, between 0 and 9"),
+        ({"codec": changed(CODEC, states=[{"name": "state.0", "shape": [1, -1]}])}, "state.0 is -1"),
+        ({"codec": changed(CODEC, states=[{"name": "state.0", "shape": [1 << 20, 1 << 20]}])}, "size of state.0"),
+        ({"sampling": changed(SAMPLING, max_ratio=float("inf"))}, "Infinity is not JSON"),
+        ({"sampling": changed(SAMPLING, max_ratio=1e300)}, "max_ratio is 1e[+]300"),
+        ({"sampling": changed(SAMPLING, temperature=10**400)}, "temperature: expected a finite number"),
+        ({"sampling": changed(SAMPLING, ras_tau=-1.0)}, "ras_tau is -1"),
+        ({"sampling": changed(SAMPLING, max_extra=10**400)}, "max_extra is 1000"),
+        ({"prompt": changed(PROMPT, layout=[2**70, "{text}"])}, "prompt.layout is 1180591"),
+        ({"prompt": changed(PROMPT, layout=[-1, "{text}"])}, "prompt.layout is -1"),
+        ({"prompt": changed(PROMPT, stop=[2**70])}, "prompt.stop is 1180591"),
+        ({"prompt": changed(PROMPT, code_count=10**12)}, "prompt.code_count is 1000000000000"),
+        ({"prompt": changed(PROMPT, code_offset=2**70)}, "prompt.code_offset"),
+        ({"prompt": changed(PROMPT, max_text_tokens=0)}, "prompt.max_text_tokens is 0"),
+        ({"prompt": changed(PROMPT, max_prompt_codes=0)}, "prompt.max_prompt_codes is 0"),
+        ({"max_position": 0}, "max_position is 0"),
+        ({"max_position": 2**70}, "max_position is 1180591"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"head": {"ids": [[2**70, 2**70 + 11]]}}, "head.ids"),
+    ],
+)
+def test_numbers_out_of_range(folder, changes, message):
+    rewrite(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "message"),
+    [
+        ("layers", 10**9, "layers is 1000000000"),
+        ("layers", 10**6, "past_key_values.999999.key is not in the graph"),
+        ("window", 10**12, "window is 1000000000000"),
+        ("prefix", 0, "prefix is 0"),
+    ],
+)
+def test_absurd_caches_are_refused_before_they_are_built(folder, size, value, message):
+    cache = asdict(manifest().cache)
+    cache["groups"][0][size] = value
+    rewrite(folder, cache=cache)
+    with pytest.raises(ContractError, match=message):
+        load_bundle(folder)
+
+
 def test_a_decoder_alone_opens_but_does_not_speak(folder):
     rewrite(folder, prompt=None, text=None, sampling=None, codec=None)
     bundle = load_bundle(folder)
@@ -151,6 +219,24 @@ def test_not_a_graph(tmp_path):
     path.write_text("not a graph")
     with pytest.raises(BundleError, match="onnxruntime cannot open it"):
         open_session(path, 1)
+
+
+class Refusing:
+    """A session that cannot run."""
+
+    def run(self, names, feeds):
+        raise RuntimeError("indices out of bounds\nat node 7")
+
+    def run_with_iobinding(self, binding):
+        raise RuntimeError("")
+
+
+def test_what_a_graph_refuses_is_one_line(tmp_path):
+    graph = Graph(tmp_path / "decoder.onnx", Refusing())
+    with pytest.raises(ContractError, match=r"decoder\.onnx and .*do not go together: indices out of bounds$"):
+        graph.run(None, {})
+    with pytest.raises(ContractError, match="RuntimeError"):
+        graph.run_with_iobinding(None)
 
 
 def test_thread_counts():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -110,7 +111,37 @@ def test_characters(tmp_path: Path) -> None:
         frontend.sentences("abcd", 10)
 
 
-@pytest.mark.parametrize("value", [{}, [], {"kind": "lexicon", "symbols": {}}, {"kind": "characters"}])
+@pytest.mark.parametrize("number", ["1", 1.5, None, [1], -1, 2**70])
+def test_symbols_are_token_ids(tmp_path: Path, number: object) -> None:
+    with pytest.raises(BundleError, match=r"text\.json.*symbols\.a"):
+        describe(tmp_path, {"kind": "characters", "symbols": {"a": number}})
+
+
+@pytest.mark.parametrize("kind", ["lexicon", "tokenizer"])
+def test_data_stays_inside_the_folder(tmp_path: Path, kind: Literal["lexicon", "tokenizer"]) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("cat\tk ae t\n")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    for name, message in (("../secret", "outside"), ("link", "leads outside"), ("", "file is missing")):
+        (folder / "text.json").write_text(json.dumps({"kind": kind, "symbols": {"a": 1}, "file": name}))
+        with pytest.raises(BundleError, match=message):
+            load_frontend(folder, TextSpec(kind, "text.json"))
+
+
+def test_damaged_data_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text(json.dumps({"kind": "tokenizer", "file": "tokenizer.json"}))
+    (tmp_path / "tokenizer.json").write_text("[]")
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
+        load_frontend(tmp_path, TextSpec("tokenizer", "text.json"))
+    (tmp_path / "lexicon.txt").write_bytes(b"cat\t\xff\n")
+    assert Lexicon(tmp_path / "lexicon.txt").phones("cat") == ("\N{REPLACEMENT CHARACTER}",)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], {"kind": "lexicon", "symbols": {}}, {"kind": "characters"}, {"kind": "characters", "symbols": ["a"]}],
+)
 def test_malformed_description(tmp_path: Path, value: object) -> None:
     with pytest.raises(BundleError, match=r"text\.json"):
         describe(tmp_path, value)

@@ -37,7 +37,13 @@ def clip(tmp_path, codes):
 def test_presets_by_name_or_the_first(bundle):
     assert preset_names(bundle) == ["ada"]
     assert find_prompt(bundle, None) == find_prompt(bundle, "ada") == Prompt((1, 2, 3), "", "CC0", "synthetic")
-    assert find_prompt(bundle, "ada", "some words").transcript == "some words"
+    worded = with_layout(bundle, "{prompt_text}", "{text}", "{prompt_codes}")
+    assert find_prompt(worded, "ada", "some words").transcript == "some words"
+
+
+def test_words_a_voice_has_no_use_for_are_refused(bundle):
+    with pytest.raises(OptionError, match=r"does not use the words .* --prompt-text"):
+        find_prompt(bundle, "ada", "some words")
 
 
 def test_a_clip_becomes_codes(bundle, tmp_path):
@@ -62,7 +68,7 @@ def test_clips_too_long_or_too_short(bundle, tmp_path):
         encode_clip(bundle, clip(tmp_path, [1] * 13))
     assert len(encode_clip(bundle, clip(tmp_path, [1] * 12))) == 12
     soundfile.write(tmp_path / "click.wav", np.full(HOP - 1, 0.5), RATE)
-    with pytest.raises(PromptError, match="a few seconds"):
+    with pytest.raises(PromptError, match=r"click.wav lasts 0.099 s: .* up to 1.20 s"):
         encode_clip(bundle, tmp_path / "click.wav")
 
 
@@ -70,6 +76,7 @@ def test_clips_too_long_or_too_short(bundle, tmp_path):
     ("content", "message"),
     [
         ("{", "cannot be read"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "expected an object"),
         ('{"codes": [1], "mood": 1}', "unknown key 'mood'"),
         ('{"codes": []}', "0 codes, between 1 and 12"),
@@ -128,7 +135,9 @@ def test_room_for_text(bundle, tmp_path):
     assert text_room(bundle, Prompt((1,) * 3)) == PROMPT.max_text_tokens
     tight = fake_bundle(tmp_path / "tight", manifest(prefix=18))
     assert text_room(tight, Prompt((1,) * 3)) == 12
-    with pytest.raises(PromptError, match=r"needs 25 prefix .* holds 18: cut .* 1.40 s.*--prefix 45"):
+    with pytest.raises(
+        PromptError, match=r"needs 25 prefix .* holds 18: cut .* at most 1.40 s, less 0.10 s for each .*--prefix 45"
+    ):
         text_room(tight, Prompt((1,) * 22))
 
 

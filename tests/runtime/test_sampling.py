@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sottovoce.errors import OptionError
+from sottovoce.runtime import sampling as module
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.philox import uniforms
 from sottovoce.runtime.sampling import Sampler, check_sampling, descending, draw, penalised
@@ -27,7 +28,8 @@ def reference(scores, u, top_k, top_p):
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     order = order[:top_k] if top_k else order
     weights = np.exp(np.array([scores[i] - scores[order[0]] for i in order], np.float32))
-    p = weights / weights.sum()
+    summed = weights if len(order) < len(scores) else np.exp(scores - scores.max())
+    p = weights / summed.sum()
     kept, total = 0, np.float32(0)
     while kept < len(order) and (kept == 0 or total < np.float32(top_p)):
         total += p[kept]
@@ -47,6 +49,31 @@ def test_draw_matches_the_contract(top_k, top_p):
     for seed in range(40):
         scores, u = logits(seed), uniforms(seed, 3)[0]
         assert draw(scores, u, top_k, top_p) == reference(scores, u, top_k, top_p if top_p < 1 else 2.0)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.99, 0.5])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_draws_from_many_logits_match_the_contract(spread, top_p):
+    """Flat ones, of which all must be sorted, and steep ones, with ties."""
+    for seed in range(5):
+        scores, u = (logits(seed, 5000) * np.float32(spread)).round(2), uniforms(seed, 3)[0]
+        assert draw(scores, u, 0, top_p) == reference(scores, u, 0, top_p if top_p < 1 else 2.0)
+
+
+def test_a_draw_sorts_no_more_than_it_needs(monkeypatch):
+    sorted_counts = []
+
+    def watched(scores, top_k=0):
+        sorted_counts.append(top_k)
+        return descending(scores, top_k)
+
+    monkeypatch.setattr(module, "descending", watched)
+    scores = logits(0, 65_536) * np.float32(8)
+    draw(scores, 0.5, 0, 0.9)
+    draw(scores, 0.5)
+    assert sorted_counts == [256, 256]
+    draw(np.zeros(65_536, np.float32), 0.5)
+    assert sorted_counts[2:] == [256, 4096, 65_536]
 
 
 @pytest.mark.parametrize("top_k", [0, 3])
@@ -96,7 +123,8 @@ def test_penalty_sees_only_its_window():
     scores[:3] = [3, 2, 1]
     greedy = sampler(temperature=0, repetition_penalty=10.0, repetition_window=2)
     assert [greedy.draw(scores) for _ in range(4)] == [100, 101, 102, 100]
-    assert [sampler(temperature=0, repetition_penalty=10.0).draw(scores) for _ in range(2)] == [100, 100]
+    with pytest.raises(OptionError, match="--repetition-window"):
+        sampler(temperature=0, repetition_penalty=10.0)
 
 
 def test_stop_ids_wait_for_the_minimum():
@@ -131,10 +159,20 @@ def test_same_seed_same_tokens():
 @pytest.mark.parametrize(
     "bad",
     [
-        {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
+        {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e-40}, {"temperature": 1e300},
+        {"ras_tau": float("nan")}, {"ras_tau": -0.1}, {"ras_tau": 0.0}, {"max_ratio": 1e300}, {"top_p": float("nan")},
+        {"repetition_window": 1 << 70}, {"repetition_penalty": 1e-46, "repetition_window": 1},
+        {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
         {"repetition_penalty": 0.0}, {"min_ratio": 3.0, "max_ratio": 2.0}, {"ras_window": -1}, {"max_extra": -1},
     ],
 )  # fmt: skip
 def test_senseless_values_are_named(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         check_sampling(replace(SamplingSpec(), **bad))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e3])
+def test_the_ends_of_the_temperature_are_numbers(temperature):
+    scores = logits(2) * np.float32(1e3)
+    scores[5] = -np.inf
+    assert sampler(temperature=temperature, min_tokens=1).draw(scores) is not None
