@@ -26,12 +26,14 @@ def read_clip(path: Path, sample_rate: int, max_samples: int) -> Floats:
             rate = int(file.samplerate)
             check_length(path, file.frames / rate, max_samples / sample_rate)
             audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a name like clip.raw says no format
         raise PromptError(f"{path} is not audio that soundfile reads (WAV, FLAC, OGG, MP3): {error}") from None
     if not np.isfinite(audio).all():
         raise PromptError(f"{path} holds samples that are not numbers: convert it again")
     if not audio.size or np.abs(audio).max() < SILENCE:
-        raise PromptError(f"{path} is silent: a prompt needs a few seconds of clear speech")
+        raise PromptError(
+            f"{path} is silent: a prompt needs clear speech, up to {max_samples / sample_rate:.2f} s of it"
+        )
     return resample(audio, rate, sample_rate)[:max_samples]
 
 

@@ -124,7 +124,10 @@ def check_prefix(count: int, allowed: int) -> None:
 
 
 class Generation:
-    """The tokens of one utterance, one at a time; `stopped` says why it ended, the times are in seconds."""
+    """The tokens of one utterance, one at a time; `stopped` says why it ended.
+
+    `prefill_seconds` and each of `step_seconds` hold a run of the graph and the draw of the token that follows from it.
+    """
 
     def __init__(self, stream: Stream, prefix: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
         """Speak after `prefix` until `sampler` draws one of its stop ids, at most `max_tokens` tokens."""
@@ -140,9 +143,9 @@ class Generation:
     def __iter__(self) -> Iterator[int]:
         """Yield token ids, without the stop id."""
         start = time.perf_counter()
-        logits = self.stream.prefill(self.prefix)
+        token = self.sampler.draw(self.stream.prefill(self.prefix))
         self.prefill_seconds = time.perf_counter() - start
-        while (token := self.sampler.draw(logits)) is not None:
+        while token is not None:
             self.tokens.append(token)
             yield token
             if len(self.tokens) >= self.max_tokens:
@@ -151,6 +154,6 @@ class Generation:
                 self.stopped = "max position"
                 return
             start = time.perf_counter()
-            logits = self.stream.step(token)
+            token = self.sampler.draw(self.stream.step(token))
             self.step_seconds.append(time.perf_counter() - start)
         self.stopped = "stop token"

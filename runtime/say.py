@@ -14,12 +14,12 @@ from sottovoce.errors import OptionError, TextError
 from sottovoce.runtime.bundle import Bundle, load_bundle
 from sottovoce.runtime.decode import PREFILL_CHUNK
 from sottovoce.runtime.manifest import SamplingSpec
-from sottovoce.runtime.output import pcm16, wav, written_whole
+from sottovoce.runtime.output import check_output, pcm16, wav, write_wav, written_whole
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.session import Floats
 from sottovoce.runtime.speak import SentenceStats, Speech, Stats, speak
 
-OVERRIDES = ("temperature", "top_k", "top_p", "repetition_penalty")
+OVERRIDES = ("temperature", "top_k", "top_p", "repetition_penalty", "repetition_window")
 """Sampling defaults that an option of the same name replaces."""
 
 
@@ -33,12 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", help="speaker: a prompt kept in the bundle, or an audio file (default: the voice's own choice)"
     )
-    parser.add_argument("--prompt-text", help="the words of that audio file, for voices that ask for them")
+    parser.add_argument("--prompt-text", help="the words the prompt says, for voices that use them")
     parser.add_argument("--seed", type=int, default=0, help="sentence n draws from seed + n (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token each time")
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens; 0: from all")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1: makes recent tokens less likely")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1: makes recent tokens less likely; 1: off")
+    parser.add_argument("--repetition-window", type=int, help="how many of the last tokens the penalty looks at")
     parser.add_argument(
         "--prefill-chunk", type=int, default=PREFILL_CHUNK, help="prefix tokens read at once (default: %(default)s)"
     )
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """Speak and return exit status 0."""
     if args.stream and args.output != "-":
         raise OptionError("--stream writes raw PCM to stdout: add -o -")
+    if args.output != "-":
+        check_output(Path(args.output))
     text = read_text(args)
     bundle = load_bundle(args.bundle, threads=args.threads)
     speech = speak(
@@ -100,7 +103,7 @@ def _write(speech: Speech, output: str, stream: bool) -> None:
         sys.stdout.buffer.flush()
     else:
         with written_whole(Path(output)) as file:
-            file.write(wav(speech.whole(), speech.sample_rate))
+            write_wav(file, speech, speech.sample_rate)
 
 
 def _write_raw(chunks: Iterable[Floats], file: BinaryIO) -> None:
@@ -116,13 +119,22 @@ def _tell(bundle: Bundle, stats: Stats, args: argparse.Namespace) -> None:
     if bundle.manifest.parity == "failed":
         print("sottovoce: warning: this bundle failed its parity gates when it was exported", file=sys.stderr)
     for sentence in stats.sentences:
+        if not sentence.codes:
+            print(f"sottovoce: warning: the voice said nothing for {sentence.read!r}: try --seed", file=sys.stderr)
         if sentence.stopped != "stop token":
             print(f"sottovoce: warning: cut at {sentence.stopped}: {sentence.read!r}", file=sys.stderr)
     if args.json:
         print(json.dumps(summary(bundle, stats, args.output), indent=1, ensure_ascii=False), file=out)
     else:
-        figures = f"RTF {stats.rtf:.3f}, first sound after {stats.ttfa_seconds * 1e3:.0f} ms"
-        print(f"{args.output}: {stats.audio_seconds:.2f} s of speech, {figures}", file=out)
+        print(f"{args.output}: {_figures(bundle.voice.codec.sample_rate, stats)}", file=out)
+
+
+def _figures(sample_rate: int, stats: Stats) -> str:
+    """`stats` in a line."""
+    said = f"{stats.audio_seconds:.2f} s of speech at {sample_rate} Hz"
+    if stats.rtf is None or stats.ttfa_seconds is None:
+        return said
+    return f"{said}, RTF {stats.rtf:.3f}, first sound after {stats.ttfa_seconds * 1e3:.0f} ms"
 
 
 def summary(bundle: Bundle, stats: Stats, output: str) -> dict[str, Any]:
@@ -131,10 +143,11 @@ def summary(bundle: Bundle, stats: Stats, output: str) -> dict[str, Any]:
     p50, p95 = (np.percentile(steps, [50, 95]) * 1e3).tolist() if steps else (None, None)
     return {
         "output": output,
+        "sample_rate": bundle.voice.codec.sample_rate,
         "audio_s": stats.audio_seconds,
         "busy_s": stats.busy_seconds,
-        "rtf": stats.rtf if stats.audio_seconds else None,
-        "ttfa_ms": stats.ttfa_seconds * 1e3 if stats.audio_seconds else None,
+        "rtf": stats.rtf,
+        "ttfa_ms": None if stats.ttfa_seconds is None else stats.ttfa_seconds * 1e3,
         "step_ms": {"p50": p50, "p95": p95},
         "load_s": dict(bundle.load_seconds),
         "threads": bundle.threads,

@@ -18,7 +18,7 @@ import numpy as np
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.codec import CodecStream
 from sottovoce.runtime.decode import PREFILL_CHUNK, Generation, Stopped, Stream
-from sottovoce.runtime.manifest import Prompt, SamplingSpec
+from sottovoce.runtime.manifest import Manifest, Prompt, SamplingSpec
 from sottovoce.runtime.philox import MAX_SEED, checked_seed
 from sottovoce.runtime.prefix import build_prefix, text_room
 from sottovoce.runtime.sampling import Sampler, check_sampling
@@ -51,18 +51,21 @@ class SentenceStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """What an utterance took so far; the consumer's time between chunks is not counted."""
+    """What an utterance took so far; the consumer's time between chunks is not counted.
+
+    `ttfa_seconds`, the time to the first audio, is None while there is none.
+    """
 
     audio_seconds: float
     busy_seconds: float
-    ttfa_seconds: float
+    ttfa_seconds: float | None
     cache_bytes: int
     sentences: tuple[SentenceStats, ...]
 
     @property
-    def rtf(self) -> float:
-        """Real-time factor: seconds of work per second of audio."""
-        return self.busy_seconds / self.audio_seconds if self.audio_seconds else math.inf
+    def rtf(self) -> float | None:
+        """Real-time factor: seconds of work per second of audio; None while there is none."""
+        return self.busy_seconds / self.audio_seconds if self.audio_seconds else None
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,18 @@ def speak(
     jobs = []
     for number, sentence in enumerate(bundle.voice.frontend.sentences(text, text_room(bundle, prompt))):
         length = len(sentence.ids)
-        shortest = math.ceil(spec.min_ratio * length)
-        longest = max(1, shortest, int(spec.max_ratio * length) + spec.max_extra)
         prefix = build_prefix(bundle, sentence.ids, prompt)
-        jobs.append(Job(sentence, prefix, checked_seed(seed) + number & MAX_SEED, shortest, longest))
+        lengths = token_limits(bundle.manifest, spec, length)
+        jobs.append(Job(sentence, prefix, checked_seed(seed) + number & MAX_SEED, *lengths))
     return Speech(bundle, jobs, spec, Stream(bundle, prefill_chunk), time.perf_counter() - start)
+
+
+def token_limits(manifest: Manifest, spec: SamplingSpec, text_tokens: int) -> tuple[int, int]:
+    """Fewest and most tokens a sentence may have; past the voice's longest utterance, a full window would wrap."""
+    shortest = math.ceil(spec.min_ratio * text_tokens)
+    longest = max(1, shortest, int(spec.max_ratio * text_tokens) + spec.max_extra)
+    most = manifest.max_new_tokens or longest
+    return min(shortest, most), min(longest, most)
 
 
 class Speech:
@@ -116,7 +126,7 @@ class Speech:
         self.sample_rate = bundle.voice.codec.sample_rate
         self._stream = stream
         self._busy = busy_seconds
-        self._ttfa = math.nan
+        self._ttfa: float | None = None
         self._samples = 0
         self._done: list[SentenceStats] = []
 

@@ -54,7 +54,7 @@ def test_too_long_says_how_long_is_allowed(tmp_path):
 
 def test_silent(tmp_path):
     for name, level in (("zeros", 0.0), ("hiss", 0.0005)):
-        with pytest.raises(PromptError, match=f"{name}.wav is silent"):
+        with pytest.raises(PromptError, match=f"{name}.wav is silent: a prompt needs clear speech, up to 1.00 s"):
             read_clip(tone(tmp_path / f"{name}.wav", level=level), RATE, RATE)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     with pytest.raises(PromptError, match="is silent"):
@@ -66,6 +66,9 @@ def test_not_audio(tmp_path):
     path.write_text("these are words")
     with pytest.raises(PromptError, match=r"notes.wav is not audio"):
         read_clip(path, RATE, RATE)
+    path.rename(tmp_path / "notes.raw")
+    with pytest.raises(PromptError, match=r"notes.raw is not audio"):
+        read_clip(tmp_path / "notes.raw", RATE, RATE)
     with pytest.raises(PromptError, match="no such file"):
         read_clip(tmp_path / "absent.wav", RATE, RATE)
     with pytest.raises(PromptError, match="no such file"):

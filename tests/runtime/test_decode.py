@@ -141,6 +141,20 @@ def test_it_says_why_it_stopped(tmp_path, max_tokens, max_position, stops_at, st
     assert len(generation.step_seconds) == len(bundle.decoder.seen) - 1
 
 
+def test_the_times_hold_the_draws(tmp_path, monkeypatch):
+    bundle, stream = open_stream(tmp_path / "b", choose=stop_at(6))
+    clock, draw = [0.0], Sampler.draw
+
+    def slow(self, logits):
+        clock[0] += 5
+        return draw(self, logits)
+
+    monkeypatch.setattr(Sampler, "draw", slow)
+    monkeypatch.setattr("sottovoce.runtime.decode.time.perf_counter", lambda: clock[0])
+    _, generation = generate(stream, bundle)
+    assert (generation.prefill_seconds, generation.step_seconds) == (5, [5] * 4)
+
+
 def test_stop_is_suppressed_below_the_minimum(tmp_path):
     bundle, stream = open_stream(tmp_path / "b", choose=stop_at(0))
     tokens, generation = generate(stream, bundle, min_tokens=6)

@@ -3,13 +3,14 @@
 import errno
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from sottovoce.errors import OutputError
-from sottovoce.runtime.output import pcm16, wav, written_whole
+from sottovoce.runtime.output import check_output, pcm16, wav, write_wav, written_whole
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -39,10 +40,14 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(OutputError, match="No such file"), written_whole(tmp_path / "absent" / "out.wav"):
+    with pytest.raises(OutputError, match="there is no folder"), written_whole(tmp_path / "absent" / "out.wav"):
         pass
     with pytest.raises(OutputError, match="not a regular file"), written_whole(tmp_path):
         pass
+    for name in ("", ".", ".."):
+        with pytest.raises(OutputError, match="not a regular file"):
+            check_output(Path(name))
+    check_output(tmp_path / "out.wav")
 
 
 def test_pcm_is_little_endian_and_clipped():
@@ -56,3 +61,29 @@ def test_wav_reads_back():
     back, rate = soundfile.read(io.BytesIO(wav(audio, 16000)))
     assert rate == 16000
     np.testing.assert_allclose(back, audio, atol=1e-4)
+
+
+def test_a_wav_file_is_written_as_it_is_made(tmp_path):
+    """Each chunk is on its way to the disk before the next one is asked for."""
+    sizes = []
+
+    def chunks():
+        for _ in range(3):
+            sizes.append(file.tell())
+            yield np.full(1000, 0.25, np.float32)
+
+    with (tmp_path / "out.wav").open("wb") as file:
+        write_wav(file, chunks(), 16000)
+    assert sizes == [0, 2044, 4044]
+    assert (tmp_path / "out.wav").read_bytes() == wav(np.full(3000, 0.25, np.float32), 16000)
+    assert len(wav(np.zeros(0, np.float32), 16000)) == 44
+
+
+def test_a_wav_file_over_a_full_disk_is_one_line(tmp_path):
+    def chunks():
+        yield np.zeros(10, np.float32)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match="No space left"), written_whole(tmp_path / "out.wav") as file:
+        write_wav(file, chunks(), 16000)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,8 @@ from sottovoce.__main__ import main
 from sottovoce.runtime import __main__ as standalone
 from sottovoce.runtime import bundle as bundle_module
 from sottovoce.runtime import codec as codec_module
-from tests.runtime.fakes import RATE, FakeDecoder, FakeEncoder, fake_session, manifest, sound, write_files
+from sottovoce.runtime.strict_json import decode_json
+from tests.runtime.fakes import RATE, STOP, FakeDecoder, FakeEncoder, fake_session, manifest, sound, write_files
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_wav_file(folder, capsys):
     audio, rate = soundfile.read("hello.wav")
     captured = capsys.readouterr()
     assert rate == RATE
-    assert captured.out.startswith(f"hello.wav: {len(audio) / RATE:.2f} s of speech, RTF ")
+    assert captured.out.startswith(f"hello.wav: {len(audio) / RATE:.2f} s of speech at {RATE} Hz, RTF ")
     assert "warning: cut at max length: 'hello there.'" in captured.err
 
 
@@ -57,6 +60,7 @@ def test_json_says_what_was_read(folder, capsys):
     assert [s["read"] for s in told["sentences"]] == ["it is five.", "yes."]
     assert [s["seed"] for s in told["sentences"]] == [7, 8]
     assert told["output"] == "out.wav"
+    assert told["sample_rate"] == RATE
     assert told["sentences"][0]["tokens"] > 0
     assert told["ttfa_ms"] > 0
     assert set(told["load_s"]) == {"hashes", "decoder", "codec", "text"}
@@ -88,9 +92,11 @@ def test_text_from_stdin_and_file(folder, capsys, monkeypatch, tmp_path):
 def test_sampling_options_replace_the_defaults(folder, capsys, monkeypatch):
     seen = []
     monkeypatch.setattr("sottovoce.runtime.speak.check_sampling", seen.append)
-    options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--repetition-penalty", "1.2"]
+    options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9"]
+    options += ["--repetition-penalty", "1.2", "--repetition-window", "4"]
     assert main(["say", str(folder), "hello", *options]) == 0
-    wanted = replace(manifest().sampling, temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.2)
+    wanted = replace(manifest().sampling, temperature=0.5, top_k=3, top_p=0.9)
+    wanted = replace(wanted, repetition_penalty=1.2, repetition_window=4)
     assert seen == [wanted]
 
 
@@ -129,6 +135,11 @@ def test_bad_input_is_one_line(folder, capsys, tmp_path):
     fails(capsys, "--seed -1", "say", folder, "hello", "--seed", "-1")
     fails(capsys, "add -o -", "say", folder, "hello", "--stream")
     fails(capsys, "cannot be written", "say", folder, "hello", "-o", "absent/out.wav")
+    fails(capsys, "repetition_window is 0", "say", folder, "hello", "--repetition-penalty", "1.2")
+    fails(capsys, "leave --prompt-text out", "say", folder, "hello", "--prompt-text", "hi")
+    fails(capsys, "leave --prompt-text out", "prompt", "save", folder, "long.wav", "eve", "--prompt-text", "hi")
+    for place in (".", "", ".."):
+        fails(capsys, "not a regular file", "say", tmp_path / "nowhere", "hello", "-o", place)
     fails(capsys, "is not a bundle", "say", tmp_path / "nowhere", "hello")
     fails(capsys, "is silent", "prompt", "save", folder, "silent.wav", "eve")
     fails(capsys, "came with the bundle", "prompt", "save", folder, _clip(tmp_path), "ada")
@@ -143,6 +154,41 @@ def _clip(tmp_path):
     """A clip that can be encoded."""
     soundfile.write(tmp_path / "ref.wav", sound([4, 5, 6]), RATE, subtype="FLOAT")
     return tmp_path / "ref.wav"
+
+
+def test_a_voice_that_stops_at_once_is_told_as_it_is(folder, capsys, monkeypatch):
+    monkeypatch.setattr(FakeDecoder, "__init__", stopping(FakeDecoder.__init__))
+    assert main(["say", str(folder), "hello"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"out.wav: 0.00 s of speech at {RATE} Hz\n"
+    assert "warning: the voice said nothing for 'hello.'" in captured.err
+    assert len(soundfile.read("out.wav")[0]) == 0
+    assert main(["say", str(folder), "hello", "--json"]) == 0
+    told = decode_json(capsys.readouterr().out)
+    assert (told["rtf"], told["ttfa_ms"], told["audio_s"]) == (None, None, 0)
+
+
+def stopping(begin):
+    """A decoder whose first token is the stop id."""
+    return lambda self, spec: begin(self, spec, lambda seen, position: STOP)
+
+
+def test_speech_goes_to_the_file_chunk_by_chunk(folder, monkeypatch):
+    """However long the text, `say` does not gather it in memory."""
+    monkeypatch.setattr("sottovoce.runtime.speak.Speech.whole", lambda self: pytest.fail("gathered"))
+    assert main(["say", str(folder), "Hello there. And more.", "-o", "out.wav"]) == 0
+    assert len(soundfile.read("out.wav")[0]) > RATE
+
+
+def test_being_asked_to_end_leaves_no_file(folder, monkeypatch, tmp_path):
+    def asked(self, binding):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(FakeDecoder, "run_with_iobinding", asked)
+    assert main(["say", str(folder), "hello"]) == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_failure_in_mid_speech_leaves_no_file(folder, monkeypatch, tmp_path):

@@ -1,6 +1,5 @@
 """Text to audio over fakes: chunks, pauses, seeds and figures."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -58,8 +57,7 @@ def test_sentences_have_even_pauses_and_one_speaker(bundle):
 
 def test_figures(bundle):
     speech = speak(bundle, "hello there", PROMPT)
-    assert math.isnan(speech.stats().ttfa_seconds)
-    assert speech.stats().rtf == math.inf
+    assert (speech.stats().ttfa_seconds, speech.stats().rtf) == (None, None)
     next(iter(speech))
     first = speech.stats()
     assert 0 < first.ttfa_seconds == first.busy_seconds
@@ -88,9 +86,21 @@ def test_length_is_bounded_by_that_of_the_text(bundle):
     assert len(speech.stats().sentences[0].codes) == 6 * speech.stats().sentences[0].text_tokens
 
 
+@pytest.mark.parametrize(("min_ratio", "most"), [(0.0, 7), (6.0, 7), (0.0, None)])
+def test_no_sentence_is_longer_than_the_voices_longest(tmp_path, min_ratio, most):
+    spec = replace(manifest(), max_new_tokens=most)
+    bundle = fake_bundle(tmp_path / "b", spec)
+    speech = speak(bundle, "hello", PROMPT, sampling=replace(SAMPLING, min_ratio=min_ratio, max_ratio=6.0, max_extra=0))
+    speech.whole()
+    (sentence,) = speech.stats().sentences
+    assert (len(sentence.codes), sentence.stopped) == (most or 6 * sentence.text_tokens, "max length")
+
+
 def test_a_sentence_that_stops_at_once_is_silent(tmp_path):
     bundle = fake_bundle(tmp_path / "b", choose=lambda seen, position: STOP)
-    assert len(speak(bundle, "hello", PROMPT).whole()) == 0
+    speech = speak(bundle, "hello", PROMPT)
+    assert len(speech.whole()) == 0
+    assert (speech.stats().ttfa_seconds, speech.stats().rtf) == (None, None)
 
 
 def test_bad_requests_fail_before_any_audio(bundle):

@@ -118,6 +118,18 @@ def test_say_and_prompt_save(tiny_bundle, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["sentences"][0]["read"] == "hello there."
 
 
+def test_ids_the_graph_does_not_have_are_one_line(tiny_bundle, tmp_path, capfd):
+    """The line of this package alone: ONNX Runtime's own log stays silent."""
+    broken = shutil.copytree(tiny_bundle, tmp_path / "b")
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["prompt"]["layout"][0] = 9999
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["say", str(broken), TEXT, "-o", str(tmp_path / "out.wav")]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"sottovoce: {broken / 'decoder.onnx'} and the ids")
+    assert said.count("\n") == 1
+
+
 def test_a_damaged_bundle_is_named(tiny_bundle, tmp_path, capsys):
     broken = tmp_path / "b"
     shutil.copytree(tiny_bundle, broken)
