@@ -1,7 +1,6 @@
 """`sottovoce export`: a voice folder → a bundle, verified before it appears."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -50,8 +49,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.output is None:
         raise OptionError("-o BUNDLE is missing: where to write (or --dry-run to write nothing)")
-    # Being asked to end is an interruption like Ctrl-C, and leaves as little behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     with Console(file=sys.stderr).status("export") as status:
         progress = Progress(

@@ -1,9 +1,12 @@
 """What every command shares: errors become one line and an exit status. Imports nothing heavy."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sottovoce.errors import MissingExtraError, ParityError, SottovoceError
@@ -26,12 +29,13 @@ EXTRAS: Final = {
 
 
 def guarded(run: Callable[[], int], debug: bool = False) -> int:
-    """The exit status of `run`: its own, or 1 for a failed parity gate, 2 for bad input, 130 for Ctrl-C.
+    """The exit status of `run`: its own, or 1 for a failed parity gate, 2 for bad input, 130 for Ctrl-C or SIGTERM.
 
     Errors of this package, of the operating system, and missing extras are printed as one line, unless `debug`.
     """
     try:
-        return run()
+        with _ending():
+            return run()
     except BrokenPipeError:
         # The reader has had enough; keep the interpreter from complaining when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,6 +51,19 @@ def guarded(run: Callable[[], int], debug: bool = False) -> int:
         if debug:
             raise
         return report(error)
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Make being asked to end (SIGTERM) an interruption like Ctrl-C, which leaves no half-written file behind."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def report(error: Exception) -> int:
