@@ -10,13 +10,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from sottovoce import errors
 from sottovoce.devices.machine import Machine, describe_machine
 from sottovoce.devices.worker import Job, Result, Stage, Utterance
 from sottovoce.errors import BundleError, OptionError, SottovoceError
 from sottovoce.runtime.manifest import Manifest, parse, read_manifest
+from sottovoce.runtime.strict_json import read_json
 
 SCHEMA = 1
 """Version of the report."""
@@ -45,12 +45,13 @@ class MemorySplit:
 class Timing:
     """Seconds. `first_ttfa` is of the first utterance after loading, `ttfa` and `rtf` medians of those that followed.
 
-    `rtf` and `audio` (median length) are None for a decoder alone, whose `ttfa` is its prefill.
+    `rtf` and `audio` (median length) are None for a decoder alone, whose `ttfa` is its prefill. All four are None where
+    the voice stopped before it made a sound.
     """
 
     load: dict[str, float]
-    first_ttfa: float
-    ttfa: float
+    first_ttfa: float | None
+    ttfa: float | None
     rtf: float | None
     audio: float | None
     step_p50: float | None
@@ -151,11 +152,12 @@ def summarise(utterances: list[Utterance], load: Mapping[str, float]) -> Timing:
     """Medians over all utterances but the first, which is reported by its own TTFA."""
     first, *others = utterances
     steps = sorted(second for utterance in others for second in utterance.steps)
+    first_sounds = [u.ttfa for u in others if u.ttfa is not None]
     spoken = [(u.busy / u.audio, u.audio) for u in others if u.audio]
     return Timing(
         load=dict(load),
         first_ttfa=first.ttfa,
-        ttfa=statistics.median(u.ttfa for u in others),
+        ttfa=statistics.median(first_sounds) if first_sounds else None,
         rtf=statistics.median(rtf for rtf, _ in spoken) if spoken else None,
         audio=statistics.median(audio for _, audio in spoken) if spoken else None,
         step_p50=quantile(steps, 0.50),
@@ -170,9 +172,5 @@ def quantile(ordered: list[float], share: float) -> float | None:
 
 def read_profile(path: Path) -> Profile:
     """A report written by `sottovoce profile -o`; raises BundleError where it is malformed."""
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from None
-    profile: Profile = parse(Profile, value, str(path))
+    profile: Profile = parse(Profile, read_json(path), str(path))
     return profile

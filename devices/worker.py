@@ -45,10 +45,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance in seconds; a decoder alone makes no audio, its `ttfa` is the prefill."""
+    """One utterance in seconds; `ttfa` is None where none was made. Of a decoder alone it is the prefill."""
 
     busy: float
-    ttfa: float
+    ttfa: float | None
     audio: float | None
     steps: tuple[float, ...]
 

@@ -74,6 +74,12 @@ def test_medians_leave_the_first_utterance_out() -> None:
     assert (timing.step_p50, timing.step_p95) == (0.3, 0.4)
 
 
+def test_a_voice_that_makes_no_sound_has_no_time_to_it() -> None:
+    silent = Utterance(0.5, None, 0.0, ())
+    timing = summarise([silent, silent, replace(silent, busy=0.7)], {})
+    assert (timing.first_ttfa, timing.ttfa, timing.rtf, timing.audio) == (None, None, None, None)
+
+
 def test_an_error_of_the_worker_is_one_line_here(tmp_path: Path, tiny_bundle: Path, capsys) -> None:
     assert main(["profile", str(tmp_path)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
