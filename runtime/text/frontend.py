@@ -3,6 +3,7 @@
 It knows symbols and their ids; it does not know prompts, codes or graphs.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +61,10 @@ def _shorten(words: list[str], encode: Encode, max_tokens: int) -> Iterator[list
             f"up to what the voice was trained for, export with a larger --prefix"
         )
     middle = len(words) / 2
-    commas = [i for i in gaps if words[i - 1] == "," and 0.2 < i / len(words) < 0.8]
+    commas = [i for i in gaps if words[i - 1].endswith(",") and 0.2 < i / len(words) < 0.8]
     cut = min(commas or gaps, key=lambda i: abs(i - middle))
-    head = words[: cut - 1] if words[cut - 1] == "," else words[:cut]
-    yield from _shorten([*head, ","], encode, max_tokens)
+    head = words[:cut] if words[cut - 1].endswith(",") else [*words[:cut], ","]
+    yield from _shorten(head, encode, max_tokens)
     yield from _shorten(words[cut:], encode, max_tokens)
 
 
@@ -153,19 +154,27 @@ class TokenizerFrontend:
         return tuple(self._tokenizer.encode(read_out(words), add_special_tokens=False).ids)
 
     def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
-        """See `Frontend`."""
-        words = [w for piece in text.replace(",", " , ").split() for w in _final_mark(piece)]
-        if not words:
+        """See `Frontend`; the text is left as it is written."""
+        if not any(c.isalnum() for c in text):
             raise TextError("nothing to say: the text has no words")
-        if words[-1] not in (".", "?"):
-            words.append(".")
-        return [Sentence(read_out(w), self.encode(w)) for w in split(words, self.encode, max_tokens)]
+        pieces = (p for words in written_sentences(text) for p in _shorten(words, self.encode, max_tokens))
+        return [Sentence(read_out(words), self.encode(words)) for words in pieces]
 
 
-def _final_mark(piece: str) -> list[str]:
-    """`"end."` → `["end", "."]`; inner full stops stay."""
-    return [piece[:-1], piece[-1]] if len(piece) > 1 and piece[-1] in ".?" else [piece]
+def written_sentences(text: str) -> Iterator[list[str]]:
+    """`text` cut after . ! or ?, but not after a title or an initial; each sentence as its words."""
+    words: list[str] = []
+    for word in text.split():
+        words.append(word)
+        if re.search(r"[.!?][\"')\]]*$", word) and not re.fullmatch(NO_END, word, re.IGNORECASE):
+            yield words
+            words = []
+    if words:
+        yield words
 
+
+NO_END: Final = r"[\"'(]*(?:[A-Z]\.)+|[\"'(]*(?:mr|mrs|ms|dr|prof|st|mt|gen|sen|rep|capt|sgt|vs|e\.g|i\.e|no)\."
+"""Words that end in a full stop and no sentence."""
 
 MAX_ID: Final = 1 << 24
 """More token ids than any decoder has."""

@@ -145,3 +145,22 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
 def test_malformed_description(tmp_path: Path, value: object) -> None:
     with pytest.raises(BundleError, match=r"text\.json"):
         describe(tmp_path, value)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Frontend:
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "Dr.": 1, "Smith": 2}, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    model.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text.json").write_text(json.dumps({"kind": "tokenizer", "file": "tokenizer.json"}))
+    return load_frontend(tmp_path, TextSpec("tokenizer", "text.json"))
+
+
+def test_a_tokenizer_is_given_the_text_as_written(tokenizer: Frontend) -> None:
+    said = tokenizer.sentences('Dr. Smith paid $1,000 to Mr. Jones. "Hello!" World!', 20)
+    assert [s.read for s in said] == ["Dr. Smith paid $1,000 to Mr. Jones.", '"Hello!"', "World!"]
+    assert said[0].ids == (1, 2, 0, 0, 0, 0, 0)
+    assert [s.read for s in tokenizer.sentences("one two, three four five", 3)] == ["one two,", "three four five"]
+    with pytest.raises(TextError, match="nothing to say"):
+        tokenizer.sentences("...", 20)
