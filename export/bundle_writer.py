@@ -5,6 +5,7 @@ the hidden folder, so the target is either the old bundle, the new one, or absen
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -35,6 +36,8 @@ def staged_folder(target: Path, force: bool) -> Iterator[Path]:
         with _disk_errors(target, stage):
             stage.mkdir(parents=True)
             yield stage
+            check_target(target, force)  # minutes have passed
+            _carry_speakers(target, stage)
             _flush(stage)
             _swap(stage, target)
     except BaseException:
@@ -51,10 +54,30 @@ def check_target(target: Path, force: bool) -> None:
         return
     if not force:
         raise OptionError(f"{target} exists: choose another --output, or --force to replace it")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
-        raise OptionError(
-            f"{target} is not a bundle (no {MANIFEST}), so --force does not replace it: remove it yourself"
-        )
+    if not target.is_dir() or (any(target.iterdir()) and not _is_bundle(target)):
+        raise OptionError(f"{target} is not a bundle, so --force does not replace it: remove it yourself")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether `folder` holds a manifest of this or another version: other programs write files of that name too."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and {"schema", "files", "cache"} <= value.keys()
+
+
+def _carry_speakers(old: Path, stage: Path) -> None:
+    """Copy the speakers that users kept in the bundle `old`, which are not in its manifest, unless the new one has them.
+
+    They are codes: where source or codec changed, the runtime judges them as it does any prompt.
+    """
+    listed = json.loads((old / MANIFEST).read_text(encoding="utf-8"))["files"] if _is_bundle(old) else {}
+    for path in sorted((old / "prompts").glob("*.json")):
+        kept = stage / "prompts" / path.name
+        if f"prompts/{path.name}" not in listed and path.is_file() and not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, kept)
 
 
 def check_space(target: Path, size: int) -> None:
@@ -117,9 +140,9 @@ def _swap(stage: Path, target: Path) -> None:
         target.rename(old)
     try:
         stage.rename(target)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
-    _fsync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+    _fsync(target.parent)

@@ -1,6 +1,7 @@
 """A bundle folder appears whole or not at all, whatever goes wrong while it is written."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -14,15 +15,24 @@ from sottovoce.export.bundle_writer import check_space, file_entries, staged_fol
 
 
 def write(target: Path, text: str, force: bool = False) -> None:
-    """A one-file bundle saying `text`."""
+    """A bundle whose manifest lists the speaker `ada` and is of the source `text`."""
     with staged_folder(target, force) as folder:
-        (folder / "manifest.json").write_text(text)
+        (folder / "prompts").mkdir()
+        (folder / "prompts" / "ada.json").write_text(text)
+        listed = {"prompts/ada.json": {}}
+        (folder / "manifest.json").write_text(json.dumps({"schema": 1, "files": listed, "cache": {}, "source": text}))
+
+
+def source(target: Path) -> str:
+    """What `write` wrote."""
+    said: str = json.loads((target / "manifest.json").read_text())["source"]
+    return said
 
 
 def test_the_folder_appears_with_its_content(tmp_path: Path) -> None:
     write(tmp_path / "new" / "bundle", "hello")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["bundle"]
-    assert (tmp_path / "new" / "bundle" / "manifest.json").read_text() == "hello"
+    assert source(tmp_path / "new" / "bundle") == "hello"
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
@@ -37,7 +47,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, failure: BaseException,
         raise failure
     assert [p.name for p in tmp_path.iterdir()] == (["bundle"] if existing else [])
     if existing:
-        assert (target / "manifest.json").read_text() == "old"
+        assert source(target) == "old"
 
 
 def test_a_failure_removes_the_parents_it_made(tmp_path: Path) -> None:
@@ -51,9 +61,9 @@ def test_an_existing_bundle_needs_force(tmp_path: Path) -> None:
     write(target, "old")
     with pytest.raises(OptionError, match="--force"):
         write(target, "new")
-    assert (target / "manifest.json").read_text() == "old"
+    assert source(target) == "old"
     write(target, "new", force=True)
-    assert (target / "manifest.json").read_text() == "new"
+    assert source(target) == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -65,20 +75,51 @@ def test_force_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 
 
-def test_the_old_bundle_comes_back_when_the_last_rename_fails(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', "[]", "not JSON", "[" * 100_000])
+def test_force_never_replaces_another_programs_manifest(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_text(manifest)
+    with pytest.raises(OptionError, match="not a bundle"):
+        write(tmp_path / "extension", "new", force=True)
+    assert (tmp_path / "extension" / "manifest.json").read_text() == manifest
+
+
+def test_kept_speakers_move_to_the_new_bundle(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    write(target, "old")
+    (target / "prompts" / "mine.json").write_text("my own voice")
+    write(target, "new", force=True)
+    assert (target / "prompts" / "mine.json").read_text() == "my own voice"
+    assert (target / "prompts" / "ada.json").read_text() == "new"  # the voice's own come from the voice
+
+
+def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with pytest.raises(OptionError, match="exists"), staged_folder(target, force=False) as folder:
+        (folder / "manifest.json").write_text("{}")
+        target.mkdir()
+        (target / "letter.txt").write_text("dear")
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["bundle", "bundle/letter.txt"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_the_old_bundle_comes_back_when_the_last_rename_fails(
+    tmp_path: Path, monkeypatch, failure: BaseException
+) -> None:
     target = tmp_path / "bundle"
     write(target, "old")
     rename = Path.rename
 
     def failing(self: Path, other: Path) -> Path:
         if self.name.endswith(".partial"):
-            raise OSError(errno.EIO, "Input/output error")
+            raise failure
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OutputError, match="Input/output error"):
+    expected = OutputError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
         write(target, "new", force=True)
-    assert (target / "manifest.json").read_text() == "old"
+    assert source(target) == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
