@@ -18,11 +18,14 @@ GARBAGE = 1e3
 class Driver:
     """One utterance over one set of buffers; past and present are the same memory."""
 
-    def __init__(self, graph: Path, group: CacheGroup, threads: int = 1, garbage: float = GARBAGE) -> None:
-        """Load the graph and fill every slot with noise of scale `garbage`."""
+    def __init__(
+        self, graph: Path, group: CacheGroup, threads: int = 1, garbage: float = GARBAGE, model: bytes | None = None
+    ) -> None:
+        """Load `graph` (or `model`, a variant of it over the same weights), fill slots with noise of scale `garbage`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+        self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         self._group, self._garbage = group, garbage
         shape = (1, group.kv_heads, group.slots, group.head_dim)
         self._buffers = [np.zeros(shape, np.float32) for _ in range(2 * group.layers)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sottovoce.export.decoder import GRAPH, DecoderParts
+from sottovoce.export.decoder import DATA, GRAPH, DecoderParts
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
 from sottovoce.models.checkpoint import Checkpoint
@@ -25,6 +25,15 @@ MARGIN = 0.1
 
 QUANTIZED_TOP1 = 0.98
 """Gate: share of margin steps on which quantized weights choose as torch does."""
+
+WRAPS = 4
+"""How often the ring goes round in `random_cases`, and what is asked for where it can."""
+
+WORK = 3e11
+"""Bytes of weights that all steps of `random_cases` may read together: about 800 steps of a 0.5 B decoder in int8."""
+
+SHORT = 24
+"""Steps of every case but one where all of them together would pass WORK."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Case:
 class ParityReport:
     """Figures over all cases; `margin` figures count the steps where torch's two best logits differ by > 0.1.
 
-    `wraps` is how often the ring went round in the shortest case. `failures` words each gate that was applied and
+    `wraps` is how often the ring went round in the longest case. `failures` words each gate that was applied and
     missed; empty means passed.
     """
 
@@ -64,28 +73,53 @@ class ParityReport:
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """One case: logits [steps + 1, V'] of both sides."""
+class Compared:
+    """One case: the tokens fed after its prefix, and logits [steps + 1, V'] of both sides."""
 
     case: Case
+    fed: tuple[int, ...]
     graph: np.ndarray
     torch: np.ndarray
 
 
-def random_cases(parts: DecoderParts, *, wraps: int = 4, max_steps: int | None = None, seed: int = 0) -> list[Case]:
-    """Prefixes of 1, P − 1 and P random ids, each followed by random ids, and one greedy case; all `wraps` times round.
+def random_cases(parts: DecoderParts, *, max_steps: int | None = None, seed: int = 0) -> list[Case]:
+    """Prefixes of 1, P − 1 and P random ids, each followed by random ids, and one greedy case; all WRAPS times round.
 
     Ids are those of the head, which every decoder has. A ring that cannot wrap below `max_position` (a full window) is
-    driven as far as it goes; `max_steps` caps it.
+    driven as far as it goes. Where all cases together would pass WORK, the one with P ids gets what there is and the
+    others are SHORT; `max_steps` caps each.
     """
     group, random = parts.cache.groups[0], np.random.default_rng(seed)
     ids = np.array(ids_of(parts.head.ids))
     cases = []
     for length in sorted({1, max(1, group.prefix - 1), group.prefix}):
-        steps = min(wraps * (group.window - 1) + 2, parts.max_position - length, max_steps or parts.max_position)
+        steps = min(_lengths(parts)[length < group.prefix], parts.max_position - length, max_steps or parts.max_position)
         prefix, tokens = (tuple(random.choice(ids, count).tolist()) for count in (length, steps))
         cases.append(Case(f"prefix {length}", prefix, tokens))
-    return [*cases, Case(f"prefix {len(prefix)}, greedy", prefix, None, steps)]
+    greedy = min(steps, _lengths(parts)[1])
+    return [*cases, Case(f"prefix {len(prefix)}, greedy", prefix, None, greedy)]
+
+
+def _lengths(parts: DecoderParts) -> tuple[int, int]:
+    """Steps of the longest random case and of each of the three others, before positions end."""
+    wanted = WRAPS * (parts.cache.groups[0].window - 1) + 2
+    affordable = int(WORK / parts.sizes[DATA])
+    if 4 * wanted <= affordable:
+        return wanted, wanted
+    return max(min(wanted, affordable - 3 * SHORT), min(wanted, SHORT)), min(wanted, SHORT)
+
+
+def wraps_of(cases: Sequence[Case], parts: DecoderParts) -> float:
+    """How often the ring goes round in the longest case."""
+    return max(case.length for case in cases) / (parts.cache.groups[0].window - 1)
+
+
+def wrap_failure(wraps: float, parts: DecoderParts) -> Iterator[str]:
+    """A line where the ring went round less often than asked for, though positions and WORK allow it."""
+    group = parts.cache.groups[0]
+    possible = min(_lengths(parts)[0], parts.max_position - group.prefix) / (group.window - 1)
+    if possible >= 1 and wraps < min(WRAPS, possible):
+        yield f"the ring went round {wraps:.1f} times, {min(WRAPS, possible):.1f} are asked for"
 
 
 def check_decoder(
@@ -99,19 +133,26 @@ def check_decoder(
 ) -> ParityReport:
     """Drive the graph in `folder` and torch over `cases` (`random_cases` by default) and compare every logit.
 
-    Gates: fp32 weights, error ≤ 1e-4 and identical greedy tokens; quantized weights, top-1 agreement ≥ 98 % on margin
-    steps, only where the caller says that the decoder is `trained` and gave cases of its own kind of text (random
-    weights have no opinion worth keeping: there the figures are reported and nothing gates).
+    Gates: fp32 weights, error ≤ 1e-4, identical greedy tokens and a ring that went round; quantized weights, top-1
+    agreement ≥ 98 % on margin steps where the caller says that the decoder is `trained` and gave cases of its own kind
+    of text. Random weights have no opinion worth keeping: there figures must be finite, and `check_written` judges.
     """
     cases = random_cases(parts) if cases is None else cases
     decoder = source.load() if isinstance(source, Checkpoint) else source
     driver = Driver(folder / GRAPH, parts.cache.groups[0], threads)
-    compared = [_compare(case, driver, decoder, parts) for case in cases]
+    compared = [compare(case, driver, decoder, parts) for case in cases]
     return _report(compared, parts, trained)
 
 
-def _compare(case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts) -> _Compared:
+def compare(case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts) -> Compared:
     """The graph first, since it chooses the tokens of a greedy case; torch over the same tokens after it."""
+    logits, fed = drive(case, driver, parts)
+    expected = reference_logits(decoder, case.prefix, fed, parts.cache.groups[0].window, ids_of(parts.head.ids))
+    return Compared(case, tuple(fed), logits, expected)
+
+
+def drive(case: Case, driver: Driver, parts: DecoderParts) -> tuple[np.ndarray, list[int]]:
+    """The graph's logits [steps + 1, V'] over a case, and the tokens fed after its prefix."""
     ids = ids_of(parts.head.ids)
     driver.restart()
     logits, fed = [driver.prefill(list(case.prefix))], list(case.tokens or ())
@@ -119,8 +160,7 @@ def _compare(case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts) 
         if case.tokens is None:
             fed.append(ids[int(logits[-1].argmax())])
         logits.append(driver.step(fed[step]))
-    expected = reference_logits(decoder, case.prefix, fed, parts.cache.groups[0].window, ids)
-    return _Compared(case, np.stack(logits), expected)
+    return np.stack(logits), fed
 
 
 @torch.no_grad()
@@ -134,7 +174,7 @@ def reference_logits(
     return logits
 
 
-def _report(compared: Sequence[_Compared], parts: DecoderParts, trained: bool) -> ParityReport:
+def _report(compared: Sequence[Compared], parts: DecoderParts, trained: bool) -> ParityReport:
     """Figures and gates over all cases."""
     graph, expected = (np.concatenate([getattr(c, side) for c in compared]) for side in ("graph", "torch"))
     same = graph.argmax(-1) == expected.argmax(-1)
@@ -145,7 +185,7 @@ def _report(compared: Sequence[_Compared], parts: DecoderParts, trained: bool) -
     report = ParityReport(
         cases=tuple(c.case.name for c in compared),
         steps=len(same),
-        wraps=min(c.case.length for c in compared) / (parts.cache.groups[0].window - 1),
+        wraps=wraps_of([c.case for c in compared], parts),
         max_error=error,
         logits_std=deviation,
         relative_error=error / max(deviation, 1e-30),
@@ -165,6 +205,9 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
             yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:
             yield "greedy tokens differ from torch's"
+        yield from wrap_failure(report.wraps, parts)
+    elif not np.isfinite(report.relative_error):
+        yield "logits are not finite"
     elif trained and not report.margin_steps:
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights by"
     elif trained and not report.margin_top1 >= QUANTIZED_TOP1:

@@ -48,7 +48,7 @@ def show_parity(console: Console, parity: BundleParity) -> None:
     rows = [
         ("cases", str(len(found.cases))),
         ("steps, all cases", str(found.steps)),
-        ("ring wraps, shortest case", f"{found.wraps:.1f}"),
+        ("ring wraps, longest case", f"{found.wraps:.1f}"),
         ("largest logit error", f"{found.max_error:.1e}"),
         ("  as a share of the logits' deviation", f"{found.relative_error:.1e}"),
         ("top-1 agreement, all steps", f"{found.top1:.2%}"),
@@ -57,6 +57,15 @@ def show_parity(console: Console, parity: BundleParity) -> None:
     if parity.weights == "fp32":
         rows.append(("identical greedy tokens", "yes" if found.greedy_identical else "no"))
     show_rows(console, f"decoder.onnx ({parity.weights}) against torch", rows)
+    if parity.written:
+        rows = [
+            ("steps, all cases", str(parity.written.steps)),
+            ("ring wraps, longest case", f"{parity.written.wraps:.1f}"),
+            ("largest weight error, steps", f"{parity.written.weight_error:.3f}"),
+            ("largest logit error, float arithmetic", f"{parity.written.float_error:.1e}"),
+            ("rms logit error, integer arithmetic", f"{parity.written.integer_error:.1e}"),
+        ]
+        show_rows(console, "decoder.onnx against torch on the weights written", rows)
     if parity.codec:
         rows = [
             ("codes compared", str(parity.codec.codes)),

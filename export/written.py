@@ -1,0 +1,97 @@
+"""The matrices that a quantized graph file really holds: read back, made float32 and laid beside the checkpoint's.
+
+Knows the layout of the file from its graph and from the operators' definition alone: nothing of the writer is shared.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from sottovoce.export.decoder import DATA, GRAPH
+from sottovoce.export.weights import Source
+from sottovoce.models.checkpoint import Checkpoint
+from sottovoce.models.decoder import Decoder
+
+SCALES = ".scales"
+_HEAD = "lm_head.weight"
+_ROWS = 4096
+
+
+class WrittenWeights:
+    """Initializers of `decoder.onnx` by name, their bytes mapped from `decoder.onnx.data`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the graph; the data stays on disk."""
+        graph = onnx.load(folder / GRAPH, load_external_data=False).graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._data = np.memmap(folder / DATA, np.uint8, "r")
+
+    def quantized(self) -> list[str]:
+        """Names of the quantized matrices."""
+        return [name.removesuffix(SCALES) for name in self._tensors if name.endswith(SCALES)]
+
+    def members(self, name: str) -> list[str]:
+        """HF names of the matrices stacked in `name`: queries and keys lie before values where they have no own."""
+        query, key = (name.replace(".v_proj.", f".{kind}_proj.") for kind in "qk")
+        return [name] if query == name or query in self._tensors else [query, key, name]
+
+    def rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows start..stop−1 of matrix `name` [N, K] as float32, and the scale of each element, both [n, K].
+
+        8 bits: (byte − 128) · scale of the block; the last block of a row is padded.
+        """
+        scales = self._array(name + SCALES)[start:stop]
+        packed = self._array(name)[start:stop].reshape(*scales.shape, -1)
+        values = (packed.astype(np.float32) - 128) * scales[..., None]
+        spread = np.broadcast_to(scales[..., None], values.shape)
+        flat = stop - start, -1
+        return values.reshape(flat)[:, :columns], spread.reshape(flat)[:, :columns]
+
+    def _array(self, name: str) -> np.ndarray:
+        """One initializer, mapped."""
+        tensor = self._tensors[name]
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        offset, length = int(where["offset"]), int(where["length"])
+        raw = self._data[offset : offset + length]
+        return raw.view(tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
+
+
+@torch.no_grad()
+def load_written(source: Checkpoint | Decoder, folder: Path, head_ids: Sequence[int]) -> tuple[Decoder, float]:
+    """A torch decoder with the matrices written in `folder`, everything else from `source`; and their largest error.
+
+    The error is |written − source| in units of the block's scale: rounding to nearest promises at most a half. Rows of
+    an untied head that were not kept are the source's.
+    """
+    weights, reader = WrittenWeights(folder), Source(source)
+    with torch.device("meta"):
+        decoder = Decoder(source.config)
+    decoder.to_empty(device="cpu")
+    parameters, errors = dict(decoder.named_parameters()), [0.0]
+    for name, parameter in parameters.items():
+        parameter.copy_(torch.from_numpy(reader.read(name)))
+    for name in weights.quantized():
+        if name in parameters:  # pieces of a tied head are rows of the embedding once more
+            start = 0
+            for member in weights.members(name):
+                kept = np.array(head_ids) if member == _HEAD else np.arange(len(parameters[member]))
+                errors += _replace(parameters[member], kept, weights, name, start)
+                start += len(kept)
+    return decoder.eval(), float(np.max(errors))  # NaN stays NaN
+
+
+def _replace(
+    parameter: torch.Tensor, kept: np.ndarray, weights: WrittenWeights, name: str, start: int
+) -> Iterator[float]:
+    """Overwrite rows `kept` of a parameter with those of `name` from `start` on; yields errors in units of scale."""
+    for first in range(0, len(kept), _ROWS):
+        ids = torch.from_numpy(kept[first : first + _ROWS])
+        row = start + first
+        values, scales = weights.rows(name, row, row + len(ids), parameter.shape[1])
+        difference = np.abs(parameter[ids].numpy() - values)
+        yield float((difference / np.maximum(scales, np.finfo(np.float32).tiny)).max())
+        parameter[ids] = torch.from_numpy(np.ascontiguousarray(values))

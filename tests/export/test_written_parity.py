@@ -1,0 +1,118 @@
+"""Every way in which a quantized file can be wrong fails a gate that needs no trained voice."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sottovoce.export.decoder import DATA, GRAPH, DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.parity import random_cases
+from sottovoce.export.written_parity import check_written, float_graph
+from sottovoce.models.decoder import Decoder
+from tests.models.shapes import CONFIGS, tiny_decoder
+
+HEAD = ((3, 40), (50, 51), (60, 90))
+DOWN, UP, GATE = (f"model.layers.1.mlp.{kind}_proj" for kind in ("down", "up", "gate"))
+
+
+def export(folder: Path, name: str = "llama3_rope", **changes: object) -> tuple[Decoder, DecoderParts]:
+    """A tiny decoder and the parts of its int8 graph in `folder`."""
+    decoder = tiny_decoder(name, **changes)
+    return decoder, export_decoder(decoder, DecoderOptions("int8", 12, 9, max_position=160, head_ranges=HEAD), folder)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_written_is_what_the_graph_says(tmp_path: Path, name: str, tied: bool) -> None:
+    decoder, parts = export(tmp_path, name, tie_word_embeddings=tied)
+    before = {key: value.clone() for key, value in decoder.state_dict().items()}
+    report = check_written(decoder, tmp_path, parts)
+    assert report.failures == ()
+    assert report.wraps >= 4
+    assert 0.45 < report.weight_error <= 0.5001  # rounding, and something was rounded
+    assert report.float_error < 2e-5
+    assert all(value.equal(before[key]) for key, value in decoder.state_dict().items())
+
+
+def negate(folder: Path) -> None:
+    """A matrix of the file with every sign turned: byte b becomes 256 − b."""
+    tensor = initializer(folder, f"{DOWN}.weight")
+    start, length = (int(tensor[key]) for key in ("offset", "length"))
+    data = bytearray((folder / DATA).read_bytes())
+    data[start : start + length] = bytes((256 - byte) % 256 for byte in data[start : start + length])
+    (folder / DATA).write_bytes(data)
+
+
+def swap_bytes(folder: Path) -> None:
+    """Two matrices of one shape, each in the other's place with its scales."""
+    data = bytearray((folder / DATA).read_bytes())
+    for suffix in (".weight", ".weight.scales"):
+        spans = []
+        for name in (UP, GATE):
+            tensor = initializer(folder, name + suffix)
+            spans.append(slice(int(tensor["offset"]), int(tensor["offset"]) + int(tensor["length"])))
+        data[spans[0]], data[spans[1]] = data[spans[1]], data[spans[0]]
+    (folder / DATA).write_bytes(data)
+
+
+def initializer(folder: Path, name: str) -> dict[str, str]:
+    """Where the bytes of an initializer lie."""
+    graph = onnx.load(folder / GRAPH, load_external_data=False).graph
+    (tensor,) = [tensor for tensor in graph.initializer if tensor.name == name]
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def rewire(folder: Path) -> None:
+    """A graph whose nodes use each other's matrices; the file of weights is right."""
+    model = onnx.load(folder / GRAPH, load_external_data=False)
+    gate, up = (next(n for n in model.graph.node if n.name == f"{name}.out") for name in (GATE, UP))
+    gate.input[1], up.input[1] = up.input[1], gate.input[1]
+    gate.input[2], up.input[2] = up.input[2], gate.input[2]
+    onnx.save(model, folder / GRAPH)
+
+
+def lose_residual(folder: Path) -> None:
+    """A graph that leaves a residual connection out."""
+    model = onnx.load(folder / GRAPH, load_external_data=False)
+    node = next(n for n in model.graph.node if n.name == "model.norm")
+    node.input[1] = node.input[0]
+    onnx.save(model, folder / GRAPH)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a negated matrix": (negate, "steps off"),
+    "swapped matrices": (swap_bytes, "steps off"),
+    "swapped nodes": (rewire, "on the written weights"),
+    "a lost residual": (lose_residual, "on the written weights"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_fails_a_gate(tmp_path: Path, fault: str) -> None:
+    decoder, parts = export(tmp_path)
+    spoil, says = FAULTS[fault]
+    spoil(tmp_path)
+    assert says in check_written(decoder, tmp_path, parts).failures[0]
+
+
+@pytest.mark.parametrize("where", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"])
+def test_nan_fails_a_gate(tmp_path: Path, where: str) -> None:
+    decoder, parts = export(tmp_path)
+    decoder.get_parameter(where)[5] = float("nan")
+    assert check_written(decoder, tmp_path, parts).failures
+
+
+def test_a_short_drive_fails_the_gate(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path)
+    assert check_written(decoder, tmp_path, parts, random_cases(parts, max_steps=6)).failures == (
+        "the ring went round 0.8 times, 4.0 are asked for",
+    )
+
+
+def test_float_graph_differs_in_arithmetic_alone(tmp_path: Path) -> None:
+    export(tmp_path)
+    assert float_graph(tmp_path / GRAPH).count(b"accuracy_level") == (tmp_path / GRAPH).read_bytes().count(
+        b"accuracy_level"
+    )
+    assert float_graph(tmp_path / GRAPH) != (tmp_path / GRAPH).read_bytes()
