@@ -94,6 +94,7 @@ def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | 
         text=spec.text if spec else None,
         sampling=spec.sampling if spec else None,
         codec=codec,
+        max_new_tokens=spec.max_new_tokens if spec else None,
         parity="failed",
         warnings=plan.warnings,
         history=spec.history if spec else [],

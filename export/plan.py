@@ -46,7 +46,7 @@ def plan_export(voice: Voice, request: Request) -> Plan:
     """Check `request` against `voice`; raises OptionError or VoiceError where it cannot be honoured."""
     options = _decoder_only(voice, request) if request.decoder_only else _speaking(voice, request)
     parts = plan_decoder(voice.checkpoint, options)
-    codec = {} if request.decoder_only else codec_graphs(Codec.load(voice.codec_folder))
+    codec = {} if request.decoder_only else codec_graphs(_codec(voice))
     copies = {} if request.decoder_only else _copies(voice)
     sizes = parts.sizes | {name: graph.ByteSize() for name, graph in codec.items()}
     sizes |= {name: path.stat().st_size for name, path in copies.items()}
@@ -85,6 +85,15 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions:
         max_position=prefix + max(window, spec.max_new_tokens),
         head_ranges=speech_ranges(spec.prompt),
     )
+
+
+def _codec(voice: Voice) -> Codec:
+    """The voice's codec; VoiceError where the prompt counts other codes than it has."""
+    codec = Codec.load(voice.codec_folder)
+    assert voice.spec is not None
+    if (count := voice.spec.prompt.code_count) != codec.codebook_size:
+        raise VoiceError(f"{voice.folder}: prompt.code_count is {count}, its codec has {codec.codebook_size} codes")
+    return codec
 
 
 def _check_slots(prefix: int, window: int) -> None:

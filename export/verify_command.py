@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sottovoce.errors import OptionError
+from sottovoce.errors import BundleError, OptionError
 from sottovoce.export.command import set_threads
 from sottovoce.export.show import show_parity
 from sottovoce.export.verify import read_parity, verify_bundle
@@ -33,12 +33,17 @@ def run(args: argparse.Namespace) -> int:
     if args.against is None:
         if args.output is not None:
             raise OptionError("-o writes a new report: say what to measure against (--against VOICE)")
-        load_bundle(args.bundle, threads)
+        manifest = load_bundle(args.bundle, threads).manifest
         parity = read_parity(args.bundle)
+        if parity.passed != (manifest.parity == "passed"):
+            raise BundleError(f"{args.bundle}: manifest.json and parity.json disagree on whether it passed: export again")
     else:
         speaks = read_manifest(args.bundle).codec is not None
         parity = verify_bundle(args.bundle, Voice.open(args.against, decoder_only=not speaks), threads)
     show_parity(Console(), parity)
+    if args.against is None:
+        tools = ", ".join(f"{name} {version}" for name, version in parity.tools.items())
+        print(f"measured at export, with {tools}; --against VOICE measures again")
     if args.output is not None:
         with written_whole(args.output) as file:
             file.write(parity.to_json().encode())

@@ -56,6 +56,8 @@ def test_a_bundle_is_whole(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     assert (tmp_path / "bundle" / "text.json").read_bytes() == (tiny_voice / "text.json").read_bytes()
     parity = read_parity(tmp_path / "bundle")
     assert parity.passed
+    assert parity.written
+    assert manifest.max_new_tokens == 90
     assert [case for case in parity.decoder.cases if case.startswith("ada")]
     assert "parity: passed" in capsys.readouterr().out
 
@@ -122,7 +124,17 @@ def test_a_decoder_alone(tmp_path: Path) -> None:
     assert set(manifest.files) == {"decoder.onnx", "decoder.onnx.data", "parity.json"}
     assert manifest.head.ids == ((0, 48), (50, 51))
     assert manifest.max_position == 512
+    assert manifest.max_new_tokens is None
     assert main(["verify", str(tmp_path / "bundle"), "--against", str(tmp_path / "bare"), "--threads", "1"]) == 0
+
+
+@pytest.mark.usefixtures("broken_decoder")
+def test_a_decoder_alone_has_gates_too(tmp_path: Path, capsys) -> None:
+    tiny.save_decoder(tmp_path / "bare", tiny.hf_config("llama"))
+    options = ["--decoder-only", "--prefix", "20", "--window", "16"]
+    assert export(tmp_path / "bare", tmp_path / "bundle", *options) == 1
+    assert "a written weight is" in error_line(capsys)
+    assert not (tmp_path / "bundle").exists()
 
 
 REFUSED = {
@@ -170,6 +182,15 @@ def test_a_preset_with_foreign_codes_is_named(tiny_voice: Path, tmp_path: Path, 
     assert "ada.json" in error_line(capsys)
 
 
+def test_a_prompt_that_counts_other_codes_than_the_codec_is_refused(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    voice = shutil.copytree(tiny_voice, tmp_path / "voice")
+    config = json.loads((voice / "config.json").read_text())
+    config["sottovoce"]["prompt"]["code_count"] = tiny.CODES - 1
+    (voice / "config.json").write_text(json.dumps(config))
+    assert export(voice, tmp_path / "bundle") == 2
+    assert "prompt.code_count is 47, its codec has 48 codes" in error_line(capsys)
+
+
 @pytest.fixture
 def broken_decoder(monkeypatch) -> None:
     """An export that writes another decoder than the voice's."""
@@ -183,9 +204,11 @@ def broken_decoder(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_decoder")
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_failed_gate_is_status_1_and_no_bundle(tiny_voice: Path, tmp_path: Path, capsys, keep: bool) -> None:
-    options = ["--weights", "fp32", *(["--keep-failed"] if keep else [])]
+@pytest.mark.parametrize(("weights", "keep"), [("fp32", False), ("fp32", True), ("int8", False)])
+def test_a_failed_gate_is_status_1_and_no_bundle(
+    tiny_voice: Path, tmp_path: Path, capsys, weights: str, keep: bool
+) -> None:
+    options = ["--weights", weights, *(["--keep-failed"] if keep else [])]
     assert export(tiny_voice, tmp_path / "bundle", *options) == 1
     said = capsys.readouterr()
     assert "parity: failed" in said.out
@@ -223,8 +246,19 @@ def test_verify_measures_again(tiny_voice: Path, tiny_bundle: Path, tmp_path: Pa
     assert main([*verify, "--against", str(tiny_voice), "-o", str(report)]) == 0
     measured = capsys.readouterr().out
     assert json.loads(report.read_text())["passed"] is True
+    assert "measured at export" not in measured
     assert main(verify) == 0
-    assert capsys.readouterr().out == measured
+    kept = capsys.readouterr().out
+    assert kept.startswith(measured)
+    assert kept[len(measured) :].startswith("measured at export, with sottovoce ")
+
+
+def test_verify_sees_two_verdicts(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"parity": "failed"}))
+    assert main(["verify", str(bundle), "--threads", "1"]) == 2
+    assert "disagree" in error_line(capsys)
 
 
 def test_verify_knows_another_voice(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
