@@ -5,7 +5,6 @@ checked from the headers before a weight is read.
 """
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch import Tensor
 from sottovoce.errors import OutputError, VoiceError
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.runtime.strict_json import decode_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -74,7 +74,7 @@ class Checkpoint:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; VoiceError where it is missing or not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = decode_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise VoiceError(f"{path} is missing: {path.parent} is not a checkpoint folder") from None
     except (OSError, ValueError) as error:

@@ -103,6 +103,7 @@ BAD = {
     "wrong dtype": (lambda f: change(f, model__norm__weight=torch.zeros(64).double()), "F64"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
+    "config too deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "nested too deeply"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "expected an object"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors is missing"),
     "pickle only": (only_pickle, "pickle"),
