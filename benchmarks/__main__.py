@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MODULES = ("shape05b", "steady_memory")
+MODULES = ("shape05b", "reference_voice", "steady_memory")
 
 
 def main() -> int:

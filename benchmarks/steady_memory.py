@@ -1,9 +1,9 @@
 """Does memory grow from utterance to utterance? `python -m benchmarks.steady_memory [BUNDLE]`
 
-Speaks 1000 utterances of different texts and seeds in this process, reads resident + swapped memory after each, and fits
-a line to those after the warm-up. The slope's 95 % interval comes from a moving-block bootstrap of the residuals, since
-memory moves in steps and neighbouring readings are not independent. A slope above zero in both halves is a leak, however
-small; one that is gone in the second half was warm-up.
+Speaks 1000 utterances of different texts and seeds in this process, reads resident + swapped memory after each, and
+fits a line to those after the warm-up. The slope's 95 % interval comes from a moving-block bootstrap of the residuals,
+since memory moves in steps and neighbouring readings are not independent. A slope above zero in both halves is a leak,
+however small; one that is gone in the second half was warm-up.
 """
 
 import argparse

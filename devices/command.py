@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sottovoce.devices.profile import TEXT, Profile, profile_bundle
-from sottovoce.runtime.output import written_whole
+from sottovoce.runtime.output import check_output, written_whole
 from sottovoce.runtime.table import columns, size_text
 
 TARGETS = ("local",)
@@ -18,12 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", choices=TARGETS, default="local", help="machine to measure on (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="write the report here (JSON)")
     parser.add_argument("--threads", type=int, help="threads per graph (default: usable processors, at most 4)")
-    parser.add_argument("--text", default=TEXT, help="what to speak (default: %(default)r)")
+    parser.add_argument("--text", help=f"what to speak (default: {TEXT!r})")
     parser.add_argument("--runs", type=int, default=5, help="utterances after the first one (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table and return exit status 0."""
+    if args.output is not None:
+        check_output(args.output)
     profile = profile_bundle(args.bundle, args.text, args.runs, args.threads)
     print(side_by_side([figures(profile)]))
     print(machine_line(profile))

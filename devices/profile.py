@@ -79,14 +79,17 @@ class Profile:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def profile_bundle(folder: Path, text: str = TEXT, runs: int = 5, threads: int | None = None) -> Profile:
-    """Measure the bundle in `folder` over one utterance and `runs` more.
+def profile_bundle(folder: Path, text: str | None = None, runs: int = 5, threads: int | None = None) -> Profile:
+    """Measure the bundle in `folder` over one utterance of `text` (TEXT by default) and `runs` more.
 
-    Raises OptionError for no runs, and what loading the bundle and speaking `text` raise.
+    Raises OptionError for no runs or for a text that a decoder alone cannot say, and what loading and speaking raise.
     """
     if runs < 1:
         raise OptionError(f"--runs {runs}: at least 1 is needed")
     manifest = read_manifest(folder)
+    if manifest.codec is None and text is not None:
+        raise OptionError(f"--text: {folder} holds a decoder only and cannot speak, leave it out")
+    text = TEXT if text is None else text
     result = run_worker(Job(str(folder), text, runs, threads))
     group = manifest.cache.groups[0]
     return Profile(

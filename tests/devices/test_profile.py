@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sottovoce.__main__ import main
-from sottovoce.devices import profile
+from sottovoce.devices import command, profile
 from sottovoce.devices.profile import read_profile, summarise
 from sottovoce.devices.worker import Utterance
 from sottovoce.errors import BundleError
@@ -65,6 +65,9 @@ def test_a_decoder_alone_has_steps_but_no_sound(tmp_path: Path, capsys) -> None:
     found = profile.profile_bundle(tmp_path / "bundle", runs=1, threads=1)
     assert (found.timing.rtf, found.timing.audio, found.text) == (None, None, None)
     assert found.timing.step_p50
+    capsys.readouterr()
+    assert main(["profile", str(tmp_path / "bundle"), "--text", "hello", "--threads", "1"]) == 2
+    assert "--text" in capsys.readouterr().err
 
 
 def test_medians_leave_the_first_utterance_out() -> None:
@@ -86,6 +89,12 @@ def test_an_error_of_the_worker_is_one_line_here(tmp_path: Path, tiny_bundle: Pa
     assert main(["profile", str(tiny_bundle), "--text", "", "--threads", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["profile", str(tiny_bundle), "--runs", "0"]) == 2
+
+
+def test_an_output_that_cannot_be_written_is_known_before_measuring(tiny_bundle: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(command, "profile_bundle", lambda *_: pytest.fail("measured in vain"))
+    assert main(["profile", str(tiny_bundle), "-o", str(tmp_path)]) == 2
+    assert main(["profile", str(tiny_bundle), "-o", str(tmp_path / "none" / "report.json")]) == 2
 
 
 def test_a_worker_that_dies_is_reported(tiny_bundle: Path, monkeypatch) -> None:
