@@ -68,7 +68,7 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _carry_speakers(old: Path, stage: Path) -> None:
-    """Copy the speakers that users kept in the bundle `old`, which are not in its manifest, unless the new one has them.
+    """Copy the speakers that users kept in the bundle `old`, not listed in its manifest, unless the new one has them.
 
     They are codes: where source or codec changed, the runtime judges them as it does any prompt.
     """

@@ -21,7 +21,7 @@ class Driver:
     def __init__(
         self, graph: Path, group: CacheGroup, threads: int = 1, garbage: float = GARBAGE, model: bytes | None = None
     ) -> None:
-        """Load `graph` (or `model`, a variant of it over the same weights), fill slots with noise of scale `garbage`."""
+        """Load `graph` (or `model`, a variant over the same weights) and fill slots with noise of scale `garbage`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))

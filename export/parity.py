@@ -29,8 +29,8 @@ QUANTIZED_TOP1 = 0.98
 WRAPS = 4
 """How often the ring goes round in `random_cases`, and what is asked for where it can."""
 
-WORK = 3e11
-"""Bytes of weights that all steps of `random_cases` may read together: about 800 steps of a 0.5 B decoder in int8."""
+WORK = 2.4e11
+"""Bytes of weights that all steps of `random_cases` may read together: about 600 steps of a 0.5 B decoder in int8."""
 
 SHORT = 24
 """Steps of every case but one where all of them together would pass WORK."""
@@ -93,7 +93,8 @@ def random_cases(parts: DecoderParts, *, max_steps: int | None = None, seed: int
     ids = np.array(ids_of(parts.head.ids))
     cases = []
     for length in sorted({1, max(1, group.prefix - 1), group.prefix}):
-        steps = min(_lengths(parts)[length < group.prefix], parts.max_position - length, max_steps or parts.max_position)
+        longest = min(max_steps or parts.max_position, parts.max_position - length)
+        steps = min(_lengths(parts)[length < group.prefix], longest)
         prefix, tokens = (tuple(random.choice(ids, count).tolist()) for count in (length, steps))
         cases.append(Case(f"prefix {length}", prefix, tokens))
     greedy = min(steps, _lengths(parts)[1])

@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
         manifest = load_bundle(args.bundle, threads).manifest
         parity = read_parity(args.bundle)
         if parity.passed != (manifest.parity == "passed"):
-            raise BundleError(f"{args.bundle}: manifest.json and parity.json disagree on whether it passed: export again")
+            raise BundleError(
+                f"{args.bundle}: manifest.json and parity.json disagree on whether it passed: export again"
+            )
     else:
         speaks = read_manifest(args.bundle).codec is not None
         parity = verify_bundle(args.bundle, Voice.open(args.against, decoder_only=not speaks), threads)

@@ -1,7 +1,7 @@
 """Does a quantized graph do what its own weights say? Tight where comparing with the checkpoint cannot be.
 
-Three gates: the written matrices are the checkpoint's, rounded; the graph, its integer kernels told to use float32, says
-what torch says with the written matrices; and as shipped, integer kernels and all, it stays near that.
+Three gates: the written matrices are the checkpoint's, rounded; the graph, its integer kernels told to use float32,
+says what torch says with the written matrices; and as shipped, integer kernels and all, it stays near that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,13 @@ FLOAT_ERROR = 1e-4
 3e-6 to 8e-6 there, with two layers as with twenty-four; two swapped matrices in the twelfth of those leave 0.14."""
 
 INTEGER_ERROR = 0.15
-"""Gate: root mean square error over the logits' deviation, as shipped. The kernels round activations to 8 bits per block
-(`accuracy_level` 4), which is no error of the graph. Seen with random weights: 0.024–0.037 on two layers, 0.014–0.039 on
-twenty-four; a negated last matrix of twenty-four gives 0.12–0.29, a swapped pair in the middle 0.03–0.17. So this one
-alone could not tell faults from rounding: it catches kernels that break down, and FLOAT_ERROR the rest."""
+"""Gate: root mean square error over the logits' deviation, as shipped. The kernels round activations to 8 bits per
+block (`accuracy_level` 4), which is no error of the graph. Seen with random weights: 0.024–0.037 on two layers,
+0.014–0.039 on twenty-four; a negated last matrix of twenty-four gives 0.12–0.29, a swapped pair in the middle
+0.03–0.17. So this one alone could not tell faults from rounding: it catches kernels that break down, and FLOAT_ERROR
+the rest."""
 
-FLOAT_STEPS = 24
+FLOAT_STEPS = 12
 """Steps per case with float32 arithmetic, which is several times slower."""
 
 

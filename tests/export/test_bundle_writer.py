@@ -19,7 +19,7 @@ def write(target: Path, text: str, force: bool = False) -> None:
     with staged_folder(target, force) as folder:
         (folder / "prompts").mkdir()
         (folder / "prompts" / "ada.json").write_text(text)
-        listed = {"prompts/ada.json": {}}
+        listed: dict[str, object] = {"prompts/ada.json": {}}
         (folder / "manifest.json").write_text(json.dumps({"schema": 1, "files": listed, "cache": {}, "source": text}))
 
 

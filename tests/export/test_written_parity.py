@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -16,7 +17,7 @@ HEAD = ((3, 40), (50, 51), (60, 90))
 DOWN, UP, GATE = (f"model.layers.1.mlp.{kind}_proj" for kind in ("down", "up", "gate"))
 
 
-def export(folder: Path, name: str = "llama3_rope", **changes: object) -> tuple[Decoder, DecoderParts]:
+def export(folder: Path, name: str = "llama3_rope", **changes: Any) -> tuple[Decoder, DecoderParts]:
     """A tiny decoder and the parts of its int8 graph in `folder`."""
     decoder = tiny_decoder(name, **changes)
     return decoder, export_decoder(decoder, DecoderOptions("int8", 12, 9, max_position=160, head_ranges=HEAD), folder)
