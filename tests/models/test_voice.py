@@ -90,6 +90,6 @@ def test_bad_voice(tmp_path: Path, kind: str) -> None:
 
 def test_bad_prompt_is_named(tmp_path: Path) -> None:
     write_voice(tmp_path)
-    (tmp_path / "prompts/ann.json").write_text(json.dumps({"codes": [1]}))
+    (tmp_path / "prompts/ann.json").write_text(json.dumps({"codes": "one"}))
     with pytest.raises(VoiceError, match=r"ann\.json"):
         Voice.open(tmp_path).prompts()
