@@ -5,7 +5,6 @@ the hidden folder, so the target is either the old bundle, the new one, or absen
 """
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -13,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from sottovoce.errors import OptionError, OutputError
+from sottovoce.errors import BundleError, OptionError, OutputError
 from sottovoce.runtime.bundle import sha256
 from sottovoce.runtime.manifest import MANIFEST, FileEntry
+from sottovoce.runtime.strict_json import read_json
 
 TOOLS = ("sottovoce", "torch", "onnx", "onnxruntime", "numpy", "optimum", "transformers", "safetensors")
 """Distributions whose versions a manifest records, where installed."""
@@ -61,8 +61,8 @@ def check_target(target: Path, force: bool) -> None:
 def _is_bundle(folder: Path) -> bool:
     """Whether `folder` holds a manifest of this or another version: other programs write files of that name too."""
     try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = read_json(folder / MANIFEST)
+    except BundleError:
         return False
     return isinstance(value, dict) and {"schema", "files", "cache"} <= value.keys()
 
@@ -72,7 +72,7 @@ def _carry_speakers(old: Path, stage: Path) -> None:
 
     They are codes: where source or codec changed, the runtime judges them as it does any prompt.
     """
-    listed = json.loads((old / MANIFEST).read_text(encoding="utf-8"))["files"] if _is_bundle(old) else {}
+    listed = read_json(old / MANIFEST)["files"] if _is_bundle(old) else {}
     for path in sorted((old / "prompts").glob("*.json")):
         kept = stage / "prompts" / path.name
         if f"prompts/{path.name}" not in listed and path.is_file() and not kept.exists():

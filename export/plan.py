@@ -129,7 +129,9 @@ def _copies(voice: Voice) -> dict[str, Path]:
     files = {spec.text.file: voice.text_file}
     data = read_json(voice.text_file).get("file")
     if data is not None:
-        name = Path(str(data)).name
+        # In the voice's own folder, whatever a stranger's file says, and where the runtime will look for it.
+        if (name := str(data)) != Path(name).name:
+            raise VoiceError(f"{voice.text_file}: file {name!r} must be a plain name, its data lies beside it")
         files[name] = voice.folder / name
     for name, prompt in voice.prompts().items():
         path = voice.folder / "prompts" / f"{name}.json"

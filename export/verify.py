@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sottovoce.errors import BundleError, VoiceError
+from sottovoce.errors import VoiceError
 from sottovoce.export.bundle_writer import tool_versions
 from sottovoce.export.codec_parity import CodecReport, check_codec
 from sottovoce.export.decoder import DecoderParts
@@ -23,6 +23,7 @@ from sottovoce.runtime.manifest import Prompt, WeightFormat, parse
 from sottovoce.runtime.prefix import build_prefix, text_room
 from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak
+from sottovoce.runtime.strict_json import read_json
 
 PARITY = "parity.json"
 """Name of the report inside a bundle."""
@@ -66,11 +67,7 @@ class BundleParity:
 def read_parity(bundle: Path) -> BundleParity:
     """The report that export left in a bundle; BundleError where there is none or it is malformed."""
     path = bundle / PARITY
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from None
-    parity: BundleParity = parse(BundleParity, value, str(path))
+    parity: BundleParity = parse(BundleParity, read_json(path), str(path))
     return parity
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sottovoce.errors import VoiceError
 from sottovoce.models.fsq import FSQ
 from sottovoce.models.spectrum import dft_basis, inverse_basis, mel_filters
+from sottovoce.runtime.strict_json import read_json
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Codec(nn.Module):
     def load(cls, folder: Path) -> "Codec":
         """The codec in `folder` (config.json, model.safetensors), float32, in eval mode; raises VoiceError."""
         try:
-            value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            value = read_json(folder / "config.json")
             codec = cls(CodecConfig(**{**value, "levels": tuple(value["levels"])}))
             weights = load_file(folder / "model.safetensors")
             codec.load_state_dict({k: v.float() for k, v in weights.items()})
