@@ -4,7 +4,7 @@
 and the decoder's layers, which say the log-mel frames. That takes no waveform and no Fourier transform of one, so
 minutes see tens of hours. `… wave --data work/speech --codec work/codec -o work/codec2` then keeps the encoder and
 teaches the decoder to say the waveform, by spectral losses at several resolutions, no adversary. Codes do not change
-any more: a decoder can be trained on them meanwhile. Checkpoints every 250 steps; run again to resume. With `torchrun
+any more: a decoder can be trained on them meanwhile. Checkpoints every 500 steps; run again to resume. With `torchrun
 --nproc-per-node N -m …` N processes share the work.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from examples.reference_voice.speech import FRAME, NUMBER
 from sottovoce.models.codec import Codec, CodecConfig
 from sottovoce.models.spectrum import dft_basis, mel_filters
 
@@ -30,31 +31,41 @@ RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))
 SHORT = 256
 """Window of the short frames, samples."""
 
+PHONES = 0.1
+"""Weight of the two phone classifiers."""
+
 FLOOR = 0.03
 """Power under which a spectral bin counts as silence: half of all bins are, and would take half of the loss."""
 
 
-def load_audio(folder: Path, shards: int) -> list[np.ndarray]:
-    """int16 audio of the first `shards` shards of every speaker set."""
-    return [np.load(p)["audio"] for p in sorted(folder.glob("*[0-9].npz")) if int(p.stem[-5:]) < shards]
+Shard = tuple[np.ndarray, np.ndarray]
 
 
-def crops(audio: list[np.ndarray], rng: np.random.Generator, batch: int, samples: int) -> Tensor:
-    """Random stretches `[batch, samples]` float32, each at a random level."""
-    out = np.empty((batch, samples), np.float32)
-    sizes = np.array([len(a) for a in audio], float)
-    for row in out:
-        shard = audio[rng.choice(len(audio), p=sizes / sizes.sum())]
-        start = rng.integers(len(shard) - samples)
-        row[:] = shard[start : start + samples] / 32768 * rng.uniform(0.7, 1.2)
-    return torch.from_numpy(out)
+def load_shards(folder: Path, shards: int) -> list[Shard]:
+    """int16 audio, and a phone label per 10 ms, of the first `shards` shards of every speaker set."""
+    paths = [p for p in sorted(folder.glob("*[0-9].npz")) if int(p.stem[-5:]) < shards]
+    return [(shard["audio"], shard["phones"]) for shard in map(np.load, paths)]
+
+
+def crops(shards: list[Shard], rng: np.random.Generator, batch: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Random stretches `[batch, samples]` float32, each at a random level, and their labels `[batch, frames]` int64."""
+    out, phones = np.empty((batch, samples), np.float32), np.empty((batch, samples // FRAME), np.int64)
+    sizes = np.array([len(a) for a, _ in shards], float)
+    for row, labels in zip(out, phones, strict=True):
+        audio, named = shards[rng.choice(len(shards), p=sizes / sizes.sum())]
+        first = rng.integers(len(named) - samples // FRAME)
+        row[:] = audio[first * FRAME : first * FRAME + samples] / 32768 * rng.uniform(0.7, 1.2)
+        labels[:] = named[first : first + samples // FRAME]
+    return torch.from_numpy(out), torch.from_numpy(phones)
 
 
 class MelLoss(nn.Module):
     """L1 between log-mel frames of the audio and those that linear layers read off the decoder's frames.
 
-    Fine frames (40 ms, 80 bands) show the harmonics; short, broad ones (16 ms, 40 bands) the formants, which words hang
-    on and which would otherwise be outvoted.
+    Fine frames (40 ms, 80 bands) show the harmonics; short, broad ones (16 ms, 40 bands) the formants, which words
+    hang on and which would otherwise be outvoted. Two classifiers name the phone of every frame, one from the
+    decoder's frames, one from the code alone: so that codes are spent on what is said first (as in supervised speech
+    tokens, arXiv 2407.05407).
     """
 
     dft: Tensor
@@ -65,13 +76,18 @@ class MelLoss(nn.Module):
         super().__init__()
         self.codec, config = codec, codec.config
         self.say = nn.ModuleList(nn.Linear(config.decoder_frame_width, bands) for bands in (config.mels, 40))
+        self.name = nn.Linear(config.decoder_frame_width, len(NUMBER) + 1)
+        hidden, per_code = 128, config.per_code
+        self.name_code = nn.Sequential(
+            nn.Linear(len(config.levels), hidden), nn.SiLU(), nn.Linear(hidden, per_code * (len(NUMBER) + 1))
+        )
         for layer in self.say:
             nn.init.constant_(layer.bias, -2.0)  # about the mean of log-mel frames
         self.register_buffer("dft", dft_basis(SHORT)[:, None], persistent=False)
         self.register_buffer("mel", mel_filters(SHORT // 2 + 1, 40, config.sample_rate), persistent=False)
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Audio `[B,S]` → scalar."""
+    def forward(self, audio: Tensor, phones: Tensor) -> Tensor:
+        """Audio `[B,S]` and labels `[B,S/frame]` → scalar."""
         codec, config = self.codec, self.codec.config
         values = codec.quantizer(codec.encoder(audio).float())
         frames, _ = codec.decoder.trunk(values, codec.init_states(len(audio)))
@@ -84,7 +100,9 @@ class MelLoss(nn.Module):
             F.l1_loss(say(frames)[:, late:].float(), target[:, :-late])
             for say, target in zip(self.say, wanted, strict=True)
         )
-        return 0.5 * fine_error + short_error
+        named = F.cross_entropy(self.name(frames)[:, late:].float().flatten(0, 1), phones[:, :-late].flatten())
+        by_code = self.name_code(values).float().unflatten(-1, (config.per_code, -1)).flatten(1, 2)
+        return 0.5 * fine_error + short_error + PHONES * (named + F.cross_entropy(by_code.mT, phones))
 
     def short(self, audio: Tensor) -> Tensor:
         """`[B,S]` → short, broad log-mel frames `[B, S/frame, 40]`, each centred on its frame."""
@@ -105,8 +123,8 @@ class WaveLoss(nn.Module):
         codec.encoder.requires_grad_(False)
         self.register_buffer("mel", mel_filters(513, 80, codec.config.sample_rate), persistent=False)
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Audio `[B,S]` → scalar."""
+    def forward(self, audio: Tensor, phones: Tensor) -> Tensor:
+        """Audio `[B,S]` → scalar; the labels are not used."""
         codec, delay = self.codec, self.codec.config.delay
         with torch.no_grad():
             values = codec.quantizer(codec.encoder(audio).float())
@@ -167,14 +185,16 @@ def train(args: argparse.Namespace, rank: int) -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     parallel = DistributedDataParallel(loss_of, find_unused_parameters=True) if dist.is_initialized() else loss_of
-    audio = load_audio(args.data, args.shards)
+    shards = load_shards(args.data, args.shards)
     began, recent = time.time(), []
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, args)
-        x = crops(audio, np.random.default_rng([args.seed, step, rank]), args.batch, args.codes * codec.config.hop)
+        x, phones = crops(
+            shards, np.random.default_rng([args.seed, step, rank]), args.batch, args.codes * codec.config.hop
+        )
         with torch.autocast("cpu", torch.bfloat16):
-            loss = parallel(x)
+            loss = parallel(x, phones)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 5.0)
@@ -184,7 +204,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
             row = {"step": step + 1, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.time() - began, 1)}
             print(json.dumps(row), flush=True)
             recent = []
-        if ((step + 1) % 250 == 0 or step + 1 == args.steps) and rank == 0:
+        if ((step + 1) % 500 == 0 or step + 1 == args.steps) and rank == 0:
             save(path, loss_of, optimizer, step + 1)
 
 
@@ -192,13 +212,13 @@ def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
-    for name, defaults in {"mel": (1000, 24, 100, 2e-3), "wave": (5000, 10, 64, 6e-4)}.items():
+    for name, defaults in {"mel": (20000, 8, 64, 2e-3), "wave": (8000, 10, 64, 6e-4)}.items():
         step = steps.add_parser(name)
         for option, value in zip(("--steps", "--batch", "--codes"), defaults, strict=False):
             step.add_argument(option, type=int, default=value)
         step.add_argument("--lr", type=float, default=defaults[3])
         step.add_argument("--data", type=Path, required=True)
-        step.add_argument("--shards", type=int, default=24)
+        step.add_argument("--shards", type=int, default=60)
         step.add_argument("--seed", type=int, default=1)
         step.add_argument("-o", "--output", type=Path, required=True)
         step.add_argument("--codec", type=Path, required=name == "wave", help="codec to start from")
