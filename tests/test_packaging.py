@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = PROJECT["tool"]["setuptools"]
-ROOMS = ("models", "export", "runtime", "devices")
+ROOMS = ("models", "compress", "export", "runtime", "devices")
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "optimum", "transformers", "coremltools", "safetensors", "scipy"}
 OPTIONAL = {"soxr", "tokenizers", "rich"}
 

@@ -1,0 +1,1 @@
+"""How well a voice or a bundle speaks: words, spectra, speakers, runaways."""
