@@ -14,9 +14,21 @@ SILENCE: Final = 1e-3
 
 
 def read_clip(path: Path, sample_rate: int, max_samples: int) -> Floats:
-    """The file at `path` as [S] float32 at `sample_rate` Hz, S ≤ `max_samples`, channels averaged.
+    """The file at `path` as a prompt: see `read_audio`, S ≤ `max_samples`, not silent.
 
-    Raises PromptError for a file that is missing, not audio, silent, or too long (says how long is allowed), and
+    Raises PromptError for a clip that is silent, or too long (says how long is allowed).
+    """
+    longest = max_samples / sample_rate
+    audio = read_audio(path, sample_rate, longest)
+    if is_silent(audio):
+        raise PromptError(f"{path} is silent: a prompt needs clear speech, up to {longest:.2f} s of it")
+    return audio[:max_samples]
+
+
+def read_audio(path: Path, sample_rate: int, longest: float) -> Floats:
+    """The file at `path` as [S] float32 at `sample_rate` Hz, channels averaged, of at most `longest` seconds.
+
+    Raises PromptError for a file that is missing, not audio, longer, or holds samples that are not numbers, and
     MissingExtraError where another sample rate needs soxr.
     """
     if not path.is_file():
@@ -24,23 +36,24 @@ def read_clip(path: Path, sample_rate: int, max_samples: int) -> Floats:
     try:
         with soundfile.SoundFile(path) as file:
             rate = int(file.samplerate)
-            check_length(path, file.frames / rate, max_samples / sample_rate)
+            check_length(path, file.frames / rate, longest)
             audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a name like clip.raw says no format
         raise PromptError(f"{path} is not audio that soundfile reads (WAV, FLAC, OGG, MP3): {error}") from None
     if not np.isfinite(audio).all():
         raise PromptError(f"{path} holds samples that are not numbers: convert it again")
-    if not audio.size or np.abs(audio).max() < SILENCE:
-        raise PromptError(
-            f"{path} is silent: a prompt needs clear speech, up to {max_samples / sample_rate:.2f} s of it"
-        )
-    return resample(audio, rate, sample_rate)[:max_samples]
+    return resample(audio, rate, sample_rate)
+
+
+def is_silent(audio: Floats) -> bool:
+    """Whether `audio` [S] has no sample above SILENCE, or no sample at all."""
+    return not audio.size or bool(np.abs(audio).max() < SILENCE)
 
 
 def check_length(path: Path, seconds: float, allowed: float) -> None:
     """Raise PromptError where a clip of `seconds` is longer than `allowed` (and a rounding of the sample count)."""
     if seconds > allowed + 0.001:
-        raise PromptError(f"{path} is {seconds:.2f} s long, this bundle takes at most {allowed:.2f} s: cut the clip")
+        raise PromptError(f"{path} is {seconds:.2f} s long, at most {allowed:.2f} s is taken: cut the clip")
 
 
 def resample(audio: Floats, rate: int, wanted: int) -> Floats:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sottovoce.errors import PromptError
 from sottovoce.runtime.bundle import Bundle
-from sottovoce.runtime.manifest import Prompt
+from sottovoce.runtime.manifest import Prompt, PromptSpec
 
 
 def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[int, ...]:
@@ -13,6 +13,19 @@ def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[i
     Raises PromptError where the layout asks for the clip's codes or words and `prompt` has none.
     """
     spec = bundle.voice.prompt
+    words = _transcript_ids(bundle, prompt) if "{prompt_text}" in spec.layout else ()
+    if "{prompt_codes}" in spec.layout and not prompt.codes:
+        raise PromptError("this voice needs a clip of the speaker (--prompt)")
+    return fill_layout(spec, text, prompt.codes, words)
+
+
+def fill_layout(
+    spec: PromptSpec, text: Sequence[int], prompt_codes: Sequence[int], prompt_text: Sequence[int]
+) -> tuple[int, ...]:
+    """Token ids of `spec`'s layout, its fields replaced by text ids, the clip's codes and the ids of the clip's words.
+
+    Training fills its prefixes here too, so that a voice learns what the runtime will show it.
+    """
     ids: list[int] = []
     for item in spec.layout:
         if isinstance(item, int):
@@ -20,11 +33,9 @@ def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[i
         elif item == "{text}":
             ids += text
         elif item == "{prompt_codes}":
-            ids += (spec.code_offset + code for code in prompt.codes)
+            ids += (spec.code_offset + code for code in prompt_codes)
         else:
-            ids += _transcript_ids(bundle, prompt)
-    if "{prompt_codes}" in spec.layout and not prompt.codes:
-        raise PromptError("this voice needs a clip of the speaker (--prompt)")
+            ids += prompt_text
     return tuple(ids)
 
 

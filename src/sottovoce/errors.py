@@ -8,6 +8,7 @@ SottovoceError
 ├── ParityError (ValueError)          an exported graph does not say what torch says
 ├── TextError (ValueError)            text that cannot be spoken
 ├── PromptError (ValueError)          a reference clip that cannot be used
+├── CorpusError (ValueError)          a corpus to learn from is malformed, or utterances of it cannot be used
 ├── OptionError (ValueError)          an option's value cannot be honoured
 └── OutputError (OSError)             a file or folder cannot be written
 
@@ -49,6 +50,10 @@ class TextError(SottovoceError, ValueError):
 
 class PromptError(SottovoceError, ValueError):
     """A reference clip that cannot be used."""
+
+
+class CorpusError(SottovoceError, ValueError):
+    """A corpus to learn from is malformed, or utterances of it cannot be used."""
 
 
 class OptionError(SottovoceError, ValueError):

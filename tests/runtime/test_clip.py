@@ -47,7 +47,7 @@ def test_resampling_needs_an_extra(tmp_path, monkeypatch):
 
 def test_too_long_says_how_long_is_allowed(tmp_path):
     path = tone(tmp_path / "long.wav", 48000, 2.0)
-    with pytest.raises(PromptError, match=r"long.wav is 2.00 s long, this bundle takes at most 1.50 s"):
+    with pytest.raises(PromptError, match=r"long.wav is 2.00 s long, at most 1.50 s is taken"):
         read_clip(path, RATE, RATE * 3 // 2)
     assert len(read_clip(path, RATE, RATE * 2)) == 2 * RATE
 

@@ -64,7 +64,7 @@ def test_a_bundle_without_presets_asks_for_a_clip(bundle):
 
 
 def test_clips_too_long_or_too_short(bundle, tmp_path):
-    with pytest.raises(PromptError, match=r"1.30 s long, this bundle takes at most 1.20 s"):
+    with pytest.raises(PromptError, match=r"1.30 s long, at most 1.20 s is taken"):
         encode_clip(bundle, clip(tmp_path, [1] * 13))
     assert len(encode_clip(bundle, clip(tmp_path, [1] * 12))) == 12
     soundfile.write(tmp_path / "click.wav", np.full(HOP - 1, 0.5), RATE)
