@@ -10,6 +10,7 @@ SottovoceError
 ├── PromptError (ValueError)          a reference clip that cannot be used
 ├── CorpusError (ValueError)          a corpus to learn from is malformed, or utterances of it cannot be used
 ├── OptionError (ValueError)          an option's value cannot be honoured
+├── TrainingError (ArithmeticError)   training cannot go on
 └── OutputError (OSError)             a file or folder cannot be written
 
 The command line prints the message as one line and exits with status 2 (ParityError: 1).
@@ -58,6 +59,10 @@ class CorpusError(SottovoceError, ValueError):
 
 class OptionError(SottovoceError, ValueError):
     """An option's value cannot be honoured."""
+
+
+class TrainingError(SottovoceError, ArithmeticError):
+    """Training cannot go on: its numbers are no numbers any more."""
 
 
 class OutputError(SottovoceError, OSError):
