@@ -33,7 +33,7 @@ class Corpus:
     """Utterances of code shards, sorted by length."""
 
     def __init__(self, paths: list[Path], lexicon: Path) -> None:
-        """Read the shards; every utterance knows which others share its speaker and speed."""
+        """Read the shards; every utterance knows which others share its speaker."""
         self.frontend = LexiconFrontend(layout.SYMBOLS, Lexicon(lexicon))
         self.codes: list[np.ndarray] = []
         self.words: list[list[str]] = []
@@ -42,7 +42,7 @@ class Corpus:
             shard = np.load(path)
             self.codes += np.split(shard["codes"], shard["ends"][:-1])
             self.words += [re.findall(r"[a-z']+|[.,?]", t.lower()) for t in shard["texts"]]
-            voices += [f"{s}/{v}" for s, v in zip(shard["speakers"], shard["speeds"], strict=True)]
+            voices += shard["speakers"].tolist()
         # Sorted by what a row takes in all, so that a batch of neighbours pads little.
         spans = [len(c) + self.text_length(w) for c, w in zip(self.codes, self.words, strict=True)]
         order = np.argsort(spans, kind="stable")
@@ -66,7 +66,7 @@ class Corpus:
         return [layout.SYMBOLS[n] for n in names]
 
     def clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Codes of a stretch of another utterance of the same speaker and speed."""
+        """Codes of a stretch of another utterance of the same speaker."""
         other = self.codes[rng.choice(self.members[self.voice[index]])]
         count = min(len(other), int(rng.integers(layout.MIN_PROMPT, layout.MAX_PROMPT + 1)))
         start = rng.integers(len(other) - count + 1)

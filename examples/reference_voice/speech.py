@@ -1,9 +1,8 @@
 """Stage 2: teacher speech from flite, in shards of 400 utterances.
 
-`python -m examples.reference_voice.speech -o work/speech --shards 90` writes `SPEAKERS_00000.npz` …: `audio` int16 at
-16 kHz, end to end; `ends` int64, where each utterance stops; `phones` int8, one per 10 ms; `texts`, `speakers`,
-`speeds`. Every utterance depends on its seed and number only, and a shard that exists is skipped: the command resumes.
-A fifth of the training utterances are resampled to another speed, pitch and timbre, and count as further speakers.
+`python -m examples.reference_voice.speech -o work/speech --shards 60` writes `SPEAKERS_00000.npz` …: `audio` int16 at
+16 kHz, end to end; `ends` int64, where each utterance stops; `phones` int8, one per 10 ms; `texts` and `speakers`.
+Every utterance depends on its seed and number only, and a shard that exists is skipped: the command resumes.
 """
 
 import argparse
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from examples.reference_voice import layout, sentences
 
@@ -24,11 +22,10 @@ FRAME = RATE // 100
 """Samples per phone label."""
 NUMBER = {phone: i + 1 for i, phone in enumerate(layout.PHONES)}
 """Phones to labels; 0 is a pause."""
-SPEAKERS = ("rms", "slt", "kal16")
+SPEAKERS = ("rms", "slt")
 """Speakers that the decoder learns."""
 UNSEEN = "awb"
 """Kept out of decoder training, for the zero-shot figure; the codec has heard it."""
-SPEEDS = (0.88, 0.94, 1.07, 1.14)
 SHARD = 400
 
 
@@ -58,42 +55,37 @@ def trim(audio: np.ndarray) -> slice:
     return slice(max(0, loud[0] - RATE * 6 // 100), loud[-1] + RATE * 12 // 100)
 
 
-def tidy(audio: np.ndarray, speed: float = 1.0) -> np.ndarray:
-    """`audio` trimmed, at RMS 0.08, resampled where `speed` is not 1, and padded to whole 10 ms frames."""
-    if speed != 1.0:
-        audio = soxr.resample(audio, RATE * speed, RATE)
+def tidy(audio: np.ndarray) -> np.ndarray:
+    """`audio` trimmed, at RMS 0.08, and padded to whole 10 ms frames."""
     audio = audio[trim(audio)]
     audio = audio * (0.08 / np.sqrt(np.mean(audio**2)))
     return np.pad(audio * min(1.0, 0.95 / np.abs(audio).max()), (0, -len(audio) % FRAME))
 
 
-def labels(audio: np.ndarray, ends: list[tuple[str, float]], speed: float, frames: int) -> np.ndarray:
+def labels(audio: np.ndarray, ends: list[tuple[str, float]], frames: int) -> np.ndarray:
     """Phone number (0 is a pause) at the middle of each of the `frames` that `tidy` makes of `audio`."""
-    if speed != 1.0:
-        audio = soxr.resample(audio, RATE * speed, RATE)
     start = trim(audio).start
-    seconds = (start + FRAME * (np.arange(frames) + 0.5)) / RATE * speed
+    seconds = (start + FRAME * (np.arange(frames) + 0.5)) / RATE
     which = np.searchsorted([end for _, end in ends], seconds).clip(max=len(ends) - 1)
     return np.array([NUMBER.get(ends[i][0], 0) for i in which], np.int8)
 
 
-def utterance(seed: int, index: int, speakers: tuple[str, ...]) -> tuple[str, str, float, np.ndarray, np.ndarray]:
-    """Text, speaker, speed, int16 audio and phone labels of one utterance."""
+def utterance(seed: int, index: int, speakers: tuple[str, ...]) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """Text, speaker, int16 audio and phone labels of one utterance."""
     rng = random.Random(f"{seed}/{index}")
     speaker = rng.choice(speakers)
-    speed = rng.choice(SPEEDS) if rng.random() < 0.2 else 1.0
     text = sentences.training_sentence(rng)
     raw, ends = flite_phones(text, speaker)
-    audio = tidy(raw, speed)
-    phones = labels(raw, ends, speed, len(audio) // FRAME)
-    return text, speaker, speed, np.round(audio * 32767).astype(np.int16), phones
+    audio = tidy(raw)
+    phones = labels(raw, ends, len(audio) // FRAME)
+    return text, speaker, np.round(audio * 32767).astype(np.int16), phones
 
 
 def write_shard(path: Path, seed: int, first: int, speakers: tuple[str, ...], workers: int) -> None:
     """One shard, whole or not at all."""
     with ThreadPoolExecutor(workers) as pool:
         rows = list(pool.map(lambda i: utterance(seed, i, speakers), range(first, first + SHARD)))
-    texts, names, speeds, audio, phones = zip(*rows, strict=True)
+    texts, names, audio, phones = zip(*rows, strict=True)
     part = path.with_suffix(".part.npz")
     np.savez(
         part,
@@ -102,7 +94,6 @@ def write_shard(path: Path, seed: int, first: int, speakers: tuple[str, ...], wo
         ends=np.cumsum([len(a) for a in audio]),
         texts=np.array(texts),
         speakers=np.array(names),
-        speeds=np.array(speeds, np.float32),
     )
     part.replace(path)
 

@@ -1,7 +1,7 @@
 """Stage 4: speech shards → code shards.
 
 `python -m examples.reference_voice.tokenise --data work/speech --codec work/codec -o work/codes` encodes every
-utterance by itself (as a reference clip is encoded at run time) and keeps texts, speakers and speeds beside the codes.
+utterance by itself (as a reference clip is encoded at run time) and keeps texts and speakers beside the codes.
 Shards that exist are skipped.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
             continue
         shard = np.load(path)
         codes = [encode(codec, a) for a in np.split(shard["audio"], shard["ends"][:-1])]
-        rest = {k: shard[k] for k in ("texts", "speakers", "speeds")}
+        rest = {k: shard[k] for k in ("texts", "speakers")}
         part = target.with_suffix(".part.npz")
         np.savez(part, codes=np.concatenate(codes), ends=np.cumsum([len(c) for c in codes]), **rest)
         part.replace(target)

@@ -48,13 +48,13 @@ def load_shards(folder: Path, shards: int) -> list[Shard]:
 
 
 def crops(shards: list[Shard], rng: np.random.Generator, batch: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Random stretches `[batch, samples]` float32, each at a random level, and their labels `[batch, frames]` int64."""
+    """Random stretches `[batch, samples]` float32, and their labels `[batch, frames]` int64."""
     out, phones = np.empty((batch, samples), np.float32), np.empty((batch, samples // FRAME), np.int64)
     sizes = np.array([len(a) for a, _ in shards], float)
     for row, labels in zip(out, phones, strict=True):
         audio, named = shards[rng.choice(len(shards), p=sizes / sizes.sum())]
         first = rng.integers(len(named) - samples // FRAME)
-        row[:] = audio[first * FRAME : first * FRAME + samples] / 32768 * rng.uniform(0.7, 1.2)
+        row[:] = audio[first * FRAME : first * FRAME + samples] / 32768
         labels[:] = named[first : first + samples // FRAME]
     return torch.from_numpy(out), torch.from_numpy(phones)
 

@@ -140,7 +140,7 @@ def optimizer_of(decoder: Decoder, lr: float) -> torch.optim.Optimizer:
 
 def train(args: argparse.Namespace, rank: int) -> None:
     """Train up to `args.steps`, resuming where a checkpoint is found; every process draws batches of its own."""
-    *paths, last = sorted(args.data.glob("rms-slt-kal16_*[0-9].npz"))
+    *paths, last = sorted(args.data.glob("rms-slt_*[0-9].npz"))
     corpus, held_out = Corpus(paths, args.lexicon), Corpus([last], args.lexicon)
     hours = sum(map(len, corpus.codes)) / 50 / 3600
     print(f"{len(corpus.codes)} utterances, {hours:.1f} h", flush=True)

@@ -41,7 +41,7 @@ def test_every_stage_leads_to_a_voice(stage, tmp_path: Path, capsys) -> None:
     stage("pack", "--decoder", "decoder", "--codec", "codec", "-o", "voice")
     shutil.copy(lexicon, "voice")
     voice = Voice.open(tmp_path / "voice")
-    assert sorted(voice.prompts()) == ["kal16", "rms", "slt"]
+    assert sorted(voice.prompts()) == ["rms", "slt"]
     assert voice.checkpoint.load()
 
 
