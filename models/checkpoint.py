@@ -21,6 +21,7 @@ from torch import Tensor
 from sottovoce.errors import OutputError, VoiceError
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.names import pack, place
 from sottovoce.runtime.strict_json import decode_json
 
 CONFIG = "config.json"
@@ -48,9 +49,10 @@ class Checkpoint:
         return cls(folder, hf, config, files)
 
     def read(self, name: str) -> Tensor:
-        """One weight as float32; the file is mapped for the length of this call only."""
-        path = self.folder / self.files[name]
-        return _opened(path, lambda file: file.get_tensor(name).to(torch.float32, copy=True))
+        """The decoder's parameter `name` as float32; the file is mapped for the length of this call only."""
+        where = place(name, self.config.traits)
+        path = self.folder / self.files[where.name]
+        return _opened(path, lambda file: where.take(file.get_tensor(where.name)).to(torch.float32, copy=True))
 
     def load(self) -> Decoder:
         """The decoder with these weights, float32."""
@@ -86,7 +88,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save_weights(decoder: Decoder, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write `model.safetensors` whole or not at all; OutputError where the disk refuses."""
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in decoder.state_dict().items()}
+    packed = pack(decoder.state_dict(), decoder.config.traits)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in packed.items()}
     write_atomic(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
@@ -125,7 +128,8 @@ def _find_shards(folder: Path) -> dict[str, str]:
 def _check_tensors(folder: Path, files: dict[str, str], config: DecoderConfig) -> None:
     """Names, shapes and dtypes of every shard against the decoder that `config` describes."""
     with torch.device("meta"):
-        expected = {name: list(tensor.shape) for name, tensor in Decoder(config).state_dict().items()}
+        packed = pack(Decoder(config).state_dict(), config.traits)
+    expected = {name: list(tensor.shape) for name, tensor in packed.items()}
     if missing := sorted(set(expected) - set(files)):
         raise VoiceError(f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all)")
     if unexpected := sorted(n for n in set(files) - set(expected) if not _ignored(n, config)):
@@ -147,8 +151,9 @@ def _headers(file: Any, names: list[str]) -> list[tuple[list[int], str]]:
 
 
 def _ignored(name: str, config: DecoderConfig) -> bool:
-    """True for what HF itself ignores: a copy of a tied head, and stored rotary frequencies."""
-    return (config.tied_head and name == "lm_head.weight") or name.endswith("rotary_emb.inv_freq")
+    """True for what HF itself ignores: a copy of a tied head, stored rotary frequencies, GPT-2's causal mask."""
+    stored = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+    return (config.tied_head and name == "lm_head.weight") or name.endswith(stored)
 
 
 def _opened(path: Path, use: Callable[[Any], Any]) -> Any:

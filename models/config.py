@@ -1,4 +1,4 @@
-"""Shape of a decoder: one frozen dataclass read from an HF `config.json` of the Llama, Qwen2 or Qwen3 family.
+"""Shape of a decoder: one frozen dataclass read from an HF `config.json` of one of the families in `family.py`.
 
 Knows nothing about tensors. What this package cannot reproduce exactly (other activations, other rope scalings, sliding
 windows, pre-quantized weights) is refused here rather than computed wrongly.
@@ -13,8 +13,8 @@ from typing import Any, Literal, cast, get_args
 from optimum.utils import NormalizedConfigManager
 
 from sottovoce.errors import VoiceError
+from sottovoce.models.family import ACTIVATIONS, FAMILIES, Activation, Family, Traits
 
-Family = Literal["llama", "qwen2", "qwen3"]
 RopeKind = Literal["default", "linear", "llama3"]
 
 
@@ -49,6 +49,7 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    activation: Activation = "silu"
 
     def __post_init__(self) -> None:
         """Refuse shapes that contradict each other."""
@@ -57,38 +58,39 @@ class DecoderConfig:
             raise VoiceError("config.json: every size must be at least 1")
         if self.heads % self.kv_heads:
             raise VoiceError(f"config.json: {self.heads} attention heads cannot share {self.kv_heads} KV heads evenly")
-        if self.head_dim % 2:
+        if self.head_dim % 2 and not self.traits.learned_positions:
             raise VoiceError(f"config.json: head_dim {self.head_dim} is odd, rotary positions need pairs")
 
     @property
-    def qk_norm(self) -> bool:
-        """True where queries and keys are normalised per head before rotation (Qwen3)."""
-        return self.family == "qwen3"
+    def traits(self) -> Traits:
+        """What the family's layers are made of."""
+        return FAMILIES[self.family]
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderConfig":
         """Read a decoded HF `config.json`; VoiceError names the key that is missing or cannot be honoured."""
         family = _family(config)
-        _refuse_unsupported(config)
+        traits = FAMILIES[family]
+        _refuse_unsupported(config, traits)
         normal = _Normalized(family, config)
         heads, width = normal.integer("num_attention_heads"), normal.integer("hidden_size")
-        bias = bool(config.get("attention_bias", False))
         return cls(
             family=family,
             vocab_size=normal.integer("vocab_size"),
             hidden_size=width,
-            intermediate_size=normal.integer("intermediate_size"),
+            intermediate_size=normal.integer("intermediate_size", None if traits.gated else 4 * width),
             layers=normal.integer("num_layers"),
             heads=heads,
             kv_heads=normal.integer("num_key_value_heads", heads),
-            head_dim=normal.integer("head_dim", 128 if family == "qwen3" else width // max(heads, 1)),
+            head_dim=normal.integer("head_dim", traits.head_dim or width // max(heads, 1)),
             max_position=normal.integer("max_position_embeddings"),
-            norm_eps=_number(config, "rms_norm_eps", 1e-6),
-            rope=_rope(config),
-            tied_head=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=bias or family == "qwen2",
-            output_bias=bias and family != "qwen2",
-            mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
+            norm_eps=_number(config, *traits.norm_eps),
+            rope=RopeConfig() if traits.learned_positions else _rope(config),
+            tied_head=bool(config.get("tie_word_embeddings", traits.tied)),
+            qkv_bias=_bias(config, traits.qkv_bias),
+            output_bias=_bias(config, traits.output_bias),
+            mlp_bias=_bias(config, traits.mlp_bias),
+            activation=_activation(config, traits),
         )
 
 
@@ -105,8 +107,9 @@ def _family(config: Mapping[str, Any]) -> Family:
 class _Normalized:
     """An HF config seen through optimum's normalized attribute names for the family."""
 
-    def __init__(self, family: str, config: Mapping[str, Any]) -> None:
-        self._view = NormalizedConfigManager.get_normalized_config_class(family)(SimpleNamespace(**config))
+    def __init__(self, family: Family, config: Mapping[str, Any]) -> None:
+        names = {"attribute_map": FAMILIES[family].keys}
+        self._view = NormalizedConfigManager.get_normalized_config_class(family)(SimpleNamespace(**{**config, **names}))
 
     def integer(self, name: str, default: int | None = None) -> int:
         """The whole number `name`, `default` where the config has none or null."""
@@ -116,10 +119,25 @@ class _Normalized:
         return value
 
 
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+def _bias(config: Mapping[str, Any], rule: bool | str) -> bool:
+    """Whether there is a bias: what `rule` says, or the config under the key it names."""
+    return bool(config.get(rule, False)) if isinstance(rule, str) else rule
+
+
+def _activation(config: Mapping[str, Any], traits: Traits) -> Activation:
+    """The activation the config names; a gated feed-forward takes silu, a plain one gelu."""
+    key, default = traits.activation
+    supported = [name for name, ours in ACTIVATIONS.items() if (ours == "silu") == traits.gated]
+    if (name := config.get(key, default)) not in supported:
+        raise VoiceError(f"config.json: {key} {name!r} is not supported ({', '.join(supported)}: yes)")
+    return ACTIVATIONS[name]
+
+
+def _refuse_unsupported(config: Mapping[str, Any], traits: Traits) -> None:
     """Raise VoiceError for settings that would change what the decoder computes."""
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise VoiceError(f"config.json: hidden_act {activation!r} is not supported (silu is)")
+    for key, value in traits.fixed.items():
+        if config.get(key, value) != value:
+            raise VoiceError(f"config.json: {key} {config[key]!r} is not supported ({value} is)")
     if config.get("use_sliding_window"):
         raise VoiceError("config.json: use_sliding_window is not supported; the window is chosen at export (--window)")
     if config.get("quantization_config"):

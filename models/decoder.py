@@ -1,4 +1,4 @@
-"""The decoder, once, for the Llama, Qwen2 and Qwen3 families; parameter names are Hugging Face's.
+"""The decoder, once, for every family; parameters are called as in Hugging Face's Llama (`names.py` knows others).
 
 Knows nothing about caches: `Attention.project` and `Attention.attend` are apart so that `ring.py` can put one between
 them. Letters: B batch, T tokens, d hidden size, H KV heads, D head_dim, V vocabulary.
@@ -29,6 +29,12 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+def make_norm(config: DecoderConfig) -> nn.Module:
+    """The family's norm over d."""
+    kind = nn.LayerNorm if config.traits.layer_norm else RMSNorm
+    return kind(config.hidden_size, config.norm_eps)
+
+
 class Attention(nn.Module):
     """Grouped-query attention; queries and keys are rotated (and normalised first, Qwen3) before they meet."""
 
@@ -41,15 +47,17 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, narrow, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, narrow, bias=config.qkv_bias)
         self.o_proj = nn.Linear(wide, config.hidden_size, bias=config.output_bias)
-        self.q_norm: nn.Module = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        normed = config.traits.qk_norm
+        self.q_norm: nn.Module = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
 
-    def project(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B,T,d] → rotated queries [B,heads,T,D], rotated keys [B,H,T,D] and values [B,H,T,D]."""
+    def project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B,T,d] → queries [B,heads,T,D] and keys [B,H,T,D], rotated where `rotary` is given, values [B,H,T,D]."""
         q, k, v = (f(x).unflatten(-1, (-1, self.head_dim)) for f in (self.q_proj, self.k_proj, self.v_proj))
-        cos, sin = (table.to(v.dtype).unsqueeze(-2) for table in rotary)
-        q = rotate(self.q_norm(q).to(v.dtype), cos, sin)
-        k = rotate(self.k_norm(k).to(v.dtype), cos, sin)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotary is not None:
+            cos, sin = (table.to(v.dtype).unsqueeze(-2) for table in rotary)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -60,24 +68,29 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None) -> Tensor:
         """Whole-sequence attention over x [B,T,d] → [B,T,d]."""
         return self.attend(*self.project(x, rotary), mask)
 
 
 class FeedForward(nn.Module):
-    """down(silu(gate(x)) · up(x))."""
+    """down(silu(gate(x)) · up(x)), or down(gelu(up(x))) in families without a gate."""
 
     def __init__(self, config: DecoderConfig) -> None:
         """Projections as in HF: gate and up [ff, d], down [d, ff]."""
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.gated = config.traits.gated
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        if self.gated:
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,T,d] → [B,T,d]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self.gated:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
 
 
 class Layer(nn.Module):
@@ -88,10 +101,10 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = FeedForward(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = make_norm(config)
+        self.post_attention_layernorm = make_norm(config)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None) -> Tensor:
         """x [B,T,d] → [B,T,d]."""
         x = x + self.self_attn(self.input_layernorm(x), rotary, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -101,11 +114,13 @@ class Backbone(nn.Module):
     """Embedding, layers and final norm: what HF keeps under `model.`."""
 
     def __init__(self, config: DecoderConfig) -> None:
-        """L layers over an embedding [V, d]."""
+        """L layers over an embedding [V, d], and a table [max_position, d] where positions are learned."""
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.traits.learned_positions:
+            self.embed_positions = nn.Embedding(config.max_position, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = make_norm(config)
 
 
 class Decoder(nn.Module):
@@ -149,15 +164,20 @@ class Decoder(nn.Module):
         `input_ids` [B,T] int64, or `inputs_embeds` [B,T,d] instead; `position_ids` [B,T] or [T], 0..T-1 by default;
         `mask` bool (True is seen) or additive float, broadcastable to [B,1,T,T], causal by default.
         """
-        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        rotary = self.rotary(torch.arange(x.shape[1], device=x.device) if position_ids is None else position_ids)
+        x, rotary = self.begin(input_ids, position_ids, inputs_embeds)
         for layer in self.model.layers:
             x = layer(x, rotary, mask)
         return self.model.norm(x)
 
-    def rotary(self, position_ids: Tensor) -> Rotary:
-        """cos and sin for `position_ids`, computed once for all layers."""
-        return rotary_table(self.config, position_ids)
+    def begin(
+        self, input_ids: Tensor | None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Rotary | None]:
+        """What the first layer reads, [B,T,d], and cos and sin for all layers (None: learned positions were added)."""
+        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        positions = torch.arange(x.shape[1], device=x.device) if position_ids is None else position_ids
+        if self.config.traits.learned_positions:
+            return x + self.model.embed_positions(positions), None
+        return x, rotary_table(self.config, positions)
 
     def logits(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
         """Hidden [..., d] → logits [..., V], or only those of the head's `rows` (ids or a slice), in that order."""

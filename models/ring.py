@@ -52,8 +52,7 @@ class RingDecoder:
     @torch.no_grad()
     def _forward(self, ids: Tensor, slots: slice, visible: Tensor) -> Tensor:
         """One pass over ids [1,T] at the next positions, their keys and values written to `slots`."""
-        rotary = self.decoder.rotary(torch.arange(self.position, self.position + ids.shape[1]))
-        x = self.decoder.model.embed_tokens(ids)
+        x, rotary = self.decoder.begin(ids, torch.arange(self.position, self.position + ids.shape[1]))
         for index, layer in enumerate(self.decoder.model.layers):
             attention: Attention = layer.self_attn
             q, k, v = attention.project(layer.input_layernorm(x), rotary)

@@ -26,6 +26,17 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 
+_GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "vocab_size": 97,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 512,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama3_rope": _BASE | {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": _LLAMA3},
     "llama_linear_rope": _BASE | {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}},
@@ -34,6 +45,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_tied": _BASE | {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
     "qwen3_head_dim": _BASE
     | {"model_type": "qwen3", "head_dim": 48, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "gpt2_tied": _GPT2,
+    "gpt2_own_head": _GPT2
+    | {
+        "n_inner": 96,
+        "activation_function": "gelu",
+        "layer_norm_epsilon": 1e-3,
+        "tie_word_embeddings": False,
+        "n_head": 8,
+    },
 }
 """Name → HF config.json content; what is absent takes HF's default."""
 
@@ -44,7 +64,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
             scale = 0.5 if parameter.dim() == 1 else 0.15
-            offset = 1.0 if name.endswith("norm.weight") else 0.0
+            offset = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
             parameter.copy_(offset + scale * torch.randn(parameter.shape, generator=generator))
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sottovoce.errors import OutputError, VoiceError
 from sottovoce.models.checkpoint import INDEX, WEIGHTS, Checkpoint, save_weights, write_atomic
+from sottovoce.models.names import pack
 from tests.models.shapes import CONFIGS, tiny_decoder
 
 
@@ -21,7 +22,8 @@ def write_folder(folder: Path, name: str = "qwen2_tied", dtype: torch.dtype = to
     if shards == 1:
         save_weights(decoder, folder, dtype)
         return folder
-    tensors = {key: value.to(dtype) for key, value in decoder.state_dict().items()}
+    packed = pack(decoder.state_dict(), decoder.config.traits)
+    tensors = {key: value.to(dtype).contiguous() for key, value in packed.items()}
     where = {key: f"model-{index % shards}.safetensors" for index, key in enumerate(tensors)}
     for shard in set(where.values()):
         save_file({key: tensors[key] for key in tensors if where[key] == shard}, folder / shard)
@@ -41,15 +43,27 @@ def test_loads(tmp_path: Path, name: str, shards: int, dtype: torch.dtype) -> No
         assert torch.equal(actual[key], expected[key].to(dtype).float())
 
 
-def test_reads_what_transformers_saves(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, Qwen2Config
+@pytest.mark.parametrize("name", ["qwen2_tied", "gpt2_tied", "gpt2_own_head"])
+def test_reads_what_transformers_saves(tmp_path: Path, name: str) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = {key: value for key, value in CONFIGS["qwen2_tied"].items() if key != "model_type"}
-    oracle = AutoModelForCausalLM.from_config(Qwen2Config(**config)).eval()
+    config = dict(CONFIGS[name])
+    oracle = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config.pop("model_type")](**config)).eval()
     oracle.save_pretrained(tmp_path, max_shard_size="60KB")
     assert (tmp_path / INDEX).exists()
     ids = torch.arange(40)[None]
     decoder = Checkpoint.open(tmp_path).load()
+    with torch.no_grad():
+        torch.testing.assert_close(decoder.logits(decoder(ids)), oracle(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_transformers_reads_what_is_saved(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    decoder = tiny_decoder("gpt2_tied")
+    oracle = AutoModelForCausalLM.from_pretrained(write_folder(tmp_path, "gpt2_tied")).eval()
+    ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(decoder.logits(decoder(ids)), oracle(ids).logits, rtol=0, atol=1e-5)
 

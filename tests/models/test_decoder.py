@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from sottovoce.errors import VoiceError
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.names import place, unpack
 from tests.models.shapes import CONFIGS, randomise, tiny_decoder
 
 IDS = torch.randint(0, 97, (2, 150), generator=torch.Generator().manual_seed(1))
@@ -19,10 +20,9 @@ def test_equals_transformers(name: str) -> None:
     oracle = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config.pop("model_type")](**config))
     randomise(oracle)
     decoder = Decoder(DecoderConfig.from_hf(CONFIGS[name]))
-    weights = oracle.state_dict()
-    if decoder.config.tied_head:
-        del weights["lm_head.weight"]
-    decoder.load_state_dict(weights)
+    names = list(decoder.state_dict())
+    assert set(oracle.state_dict()) - {place(name, decoder.config.traits).name for name in names} <= {"lm_head.weight"}
+    decoder.load_state_dict(unpack(oracle.state_dict(), names, decoder.config.traits))
     with torch.no_grad():
         expected = oracle.eval()(IDS).logits
         actual = decoder.logits(decoder(IDS))
@@ -46,22 +46,25 @@ def test_explicit_causal_mask_equals_default(kind: str) -> None:
     torch.testing.assert_close(actual, decoder(IDS))
 
 
-def test_positions_are_absolute() -> None:
-    decoder = tiny_decoder("llama3_rope")
+@pytest.mark.parametrize("name", ["llama3_rope", "gpt2_tied"])
+def test_positions_are_absolute(name: str) -> None:
+    decoder = tiny_decoder(name)
     hidden = decoder(IDS, torch.arange(150))
     torch.testing.assert_close(hidden, decoder(IDS))
     assert (decoder(IDS, 2 * torch.arange(150)) - hidden).abs().max() > 0.1
 
 
-def test_head_rows_and_embeddings() -> None:
-    decoder = tiny_decoder("qwen2_tied")
+@pytest.mark.parametrize("name", ["qwen2_tied", "gpt2_tied"])
+def test_head_rows_and_embeddings(name: str) -> None:
+    decoder = tiny_decoder(name)
     hidden = decoder(None, inputs_embeds=decoder.model.embed_tokens(IDS))
     torch.testing.assert_close(hidden, decoder(IDS))
     torch.testing.assert_close(decoder.logits(hidden, slice(10, 20)), decoder.logits(hidden)[..., 10:20])
 
 
-def test_trains_under_bfloat16_autocast() -> None:
-    decoder = Decoder(DecoderConfig.from_hf(CONFIGS["qwen3_head_dim"]))
+@pytest.mark.parametrize("name", ["qwen3_head_dim", "gpt2_tied"])
+def test_trains_under_bfloat16_autocast(name: str) -> None:
+    decoder = Decoder(DecoderConfig.from_hf(CONFIGS[name]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = decoder.logits(decoder(IDS)).float().logsumexp(-1).mean()
     loss.backward()
@@ -78,7 +81,7 @@ def test_same_seed_same_weights() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "mamba"}, "mamba"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"use_sliding_window": True}, "sliding_window"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
@@ -105,3 +108,22 @@ def test_same_seed_same_weights() -> None:
 def test_refuses_what_it_cannot_compute(change: dict[str, object], says: str) -> None:
     with pytest.raises(VoiceError, match=says):
         DecoderConfig.from_hf(CONFIGS["llama3_rope"] | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"activation_function": "silu"}, "activation_function 'silu'"),
+        ({"activation_function": ["gelu"]}, "activation_function"),
+        ({"scale_attn_weights": False}, "scale_attn_weights"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx"),
+        ({"add_cross_attention": True}, "cross_attention"),
+        ({"n_positions": None}, "max_position"),
+        ({"n_layer": "two"}, "num_layers"),
+        ({"n_inner": 1.5}, "intermediate_size"),
+        ({"layer_norm_epsilon": "x"}, "layer_norm_epsilon must be a number"),
+    ],
+)
+def test_refuses_of_gpt2_what_it_cannot_compute(change: dict[str, object], says: str) -> None:
+    with pytest.raises(VoiceError, match=says):
+        DecoderConfig.from_hf(CONFIGS["gpt2_tied"] | change)
