@@ -95,8 +95,11 @@ def save_weights(decoder: Decoder, folder: Path, dtype: torch.dtype = torch.floa
 
 def write_atomic(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `target`, then rename it; nothing is left behind where it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -59,20 +59,20 @@ class Voice:
     @property
     def codec_folder(self) -> Path:
         """Where the codec lies."""
-        return self.folder / self._complete().codec
+        return self.folder / self.complete().codec
 
     @property
     def text_file(self) -> Path:
         """The description of the text front end."""
-        return self.folder / self._complete().text.file
+        return self.folder / self.complete().text.file
 
     def prompts(self) -> dict[str, Prompt]:
         """Preset speakers by name, in order; VoiceError where one is malformed."""
         files = sorted((self.folder / "prompts").glob("*.json"))
         return {file.stem: _parse(Prompt, read_json(file), str(file)) for file in files}
 
-    def _complete(self) -> VoiceSpec:
-        """The spec of a voice that has one."""
+    def complete(self) -> VoiceSpec:
+        """The spec of a voice that can speak; raises VoiceError for one opened with `decoder_only`."""
         if self.spec is None:
             raise VoiceError(f"{self.folder} was opened as a decoder only: it has no codec and no text")
         return self.spec

@@ -39,12 +39,11 @@ def fill_layout(
     return tuple(ids)
 
 
-def _transcript_ids(bundle: Bundle, prompt: Prompt) -> list[int]:
+def _transcript_ids(bundle: Bundle, prompt: Prompt) -> tuple[int, ...]:
     """Text ids of the clip's words."""
     if not prompt.transcript:
         raise PromptError("this voice needs the words of the clip (--prompt-text)")
-    sentences = bundle.voice.frontend.sentences(prompt.transcript, bundle.manifest.cache.groups[0].prefix)
-    return [i for sentence in sentences for i in sentence.ids]
+    return bundle.voice.frontend.whole(prompt.transcript).ids
 
 
 def text_room(bundle: Bundle, prompt: Prompt) -> int:

@@ -32,6 +32,10 @@ class Frontend(Protocol):
         """`text` as sentences of at most `max_tokens` ids each; raises TextError."""
         ...
 
+    def whole(self, text: str) -> Sentence:
+        """`text` in one go, however long: a clip's words, and what training reads; raises TextError."""
+        ...
+
 
 Encode = Callable[[list[str]], tuple[int, ...]]
 
@@ -108,6 +112,11 @@ class LexiconFrontend:
         words = normalise(text, self.lexicon.__contains__)
         return [Sentence(read_out(w), self.encode(w)) for w in split(words, self.encode, max_tokens)]
 
+    def whole(self, text: str) -> Sentence:
+        """See `Frontend`."""
+        words = normalise(text, self.lexicon.__contains__)
+        return Sentence(read_out(words), self.encode(words))
+
 
 def _plural(last: str) -> tuple[str, ...]:
     """The phones that 's adds after `last`."""
@@ -134,6 +143,11 @@ class CharacterFrontend:
         """See `Frontend`."""
         return [Sentence(read_out(w), self.encode(w)) for w in split(normalise(text), self.encode, max_tokens)]
 
+    def whole(self, text: str) -> Sentence:
+        """See `Frontend`."""
+        words = normalise(text)
+        return Sentence(read_out(words), self.encode(words))
+
 
 class TokenizerFrontend:
     """Text through a Hugging Face `tokenizer.json`; such voices read digits and marks themselves."""
@@ -155,10 +169,20 @@ class TokenizerFrontend:
 
     def sentences(self, text: str, max_tokens: int) -> list[Sentence]:
         """See `Frontend`; the text is left as it is written."""
-        if not any(c.isalnum() for c in text):
-            raise TextError("nothing to say: the text has no words")
+        _check_words(text)
         pieces = (p for words in written_sentences(text) for p in _shorten(words, self.encode, max_tokens))
         return [Sentence(read_out(words), self.encode(words)) for words in pieces]
+
+    def whole(self, text: str) -> Sentence:
+        """See `Frontend`."""
+        _check_words(text)
+        return Sentence(read_out(text.split()), self.encode(text.split()))
+
+
+def _check_words(text: str) -> None:
+    """Raise TextError where `text` as it is written has no words."""
+    if not any(c.isalnum() for c in text):
+        raise TextError("nothing to say: the text has no words")
 
 
 def written_sentences(text: str) -> Iterator[list[str]]:
