@@ -1,0 +1,117 @@
+"""WAND (arXiv 2604.08558): a pretrained decoder learns to speak from its prefix and a window of what it has said.
+
+The teacher is the frozen decoder under full attention. The student starts as the same weights; its window closes from
+a long one, and what lies outside fades before it is gone. Positions stay those of the whole sequence.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sottovoce.compress.corpus.batches import Batch
+from sottovoce.compress.loop import Objective
+from sottovoce.compress.losses import cross_entropy_sum, skew_kl_sum
+from sottovoce.compress.recipe import CurriculumRecipe, LossRecipe
+from sottovoce.models.decoder import Decoder
+from sottovoce.models.masks import wand_mask
+from sottovoce.runtime.manifest import PromptSpec
+
+PIECE = 1024
+"""Tokens whose logits are made at a time: they need not leave a processor's cache between softmax and loss."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """W(t) and τ(t) of a run of `steps` towards `window`; `longest` is the longest utterance in generated tokens."""
+
+    recipe: CurriculumRecipe
+    window: int
+    longest: int
+    steps: int
+
+    def at(self, step: int) -> tuple[int, float]:
+        """Window and τ of update `step` (0..steps-1): a cosine, and a line on the logarithmic scale; at the end τ = ∞.
+
+        Nothing is generated beyond the longest utterance, so a wider start would only stand still; one narrower than
+        the final window starts at it.
+        """
+        closing = self.recipe.share * self.steps
+        if step >= closing:
+            return self.window, math.inf
+        done = step / closing
+        asked = self.longest if self.recipe.start == "longest" else min(self.recipe.start, self.longest)
+        start = max(asked, self.window)
+        window = start - 0.5 * (1 - math.cos(math.pi * done)) * (start - self.window)
+        tau = self.recipe.tau_start ** (1 - done) * self.recipe.tau_end**done
+        return round(window), tau
+
+
+def soft_mask(length: int, prefix: Tensor, window: int, tau: float) -> Tensor:
+    """−τ·M with M = 1 outside the window, −∞ for what is still to come: float32 [B, 1, length, length], for SDPA.
+
+    `prefix` [B] as in `wand_mask`; τ = ∞ gives that mask itself, bool.
+    """
+    visible = wand_mask(length, prefix, window)
+    if math.isinf(tau):
+        return visible
+    past = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    hidden = torch.zeros(past.shape, device=visible.device).masked_fill(~past, -math.inf)
+    return hidden - tau * (past & ~visible)
+
+
+class WindowObjective(Objective):
+    """ce·CE on the corpus's tokens + kl·skew KL to the teacher, over the tokens that can be spoken: codes and stops.
+
+    Other rows of the head cannot be sampled in speech: they are neither compared nor moved by it.
+    """
+
+    spoken: Tensor
+    row: Tensor
+
+    def __init__(
+        self, student: Decoder, teacher: Decoder | None, prompt: PromptSpec, loss: LossRecipe, curriculum: Curriculum
+    ) -> None:
+        """`teacher`, frozen here, may be None where `loss.kl` is 0."""
+        super().__init__()
+        self.student = student.requires_grad_(True).train()
+        self.teacher = teacher.requires_grad_(False).eval() if teacher and loss.kl else None
+        self.loss, self.curriculum = loss, curriculum
+        codes = range(prompt.code_offset, prompt.code_offset + prompt.code_count)
+        ids = torch.tensor(sorted({*codes, *prompt.stop}))
+        row = torch.full((student.config.vocab_size,), -1).scatter(0, ids, torch.arange(len(ids)))
+        self.register_buffer("spoken", ids, persistent=False)
+        self.register_buffer("row", row, persistent=False)
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Sums over the batch's targets: `loss`, `ce`, and `kl` where there is a teacher."""
+        learned = batch.targets >= 0
+        targets = self.row[batch.targets[learned]].split(PIECE)
+        mask = soft_mask(batch.ids.shape[1], batch.prefix, *self.curriculum.at(step))
+        said = self.student(batch.ids, mask=mask)[learned].split(PIECE)
+        known = self._known(batch.ids, learned) if self.teacher else (None,) * len(said)
+        parts = [self._compare(*piece) for piece in zip(said, known, targets, strict=True)]
+        sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+        weights = {"ce": self.loss.ce, "kl": self.loss.kl}
+        return {"loss": torch.stack([weights[name] * value for name, value in sums.items()]).sum(), **sums}
+
+    def schedule(self, step: int) -> dict[str, float | None]:
+        """W(t) and τ(t), None once the mask is hard."""
+        window, tau = self.curriculum.at(step)
+        return {"window": window, "tau": None if math.isinf(tau) else tau}
+
+    @torch.no_grad()
+    def _known(self, ids: Tensor, learned: Tensor) -> tuple[Tensor, ...]:
+        """The teacher's hidden states [N,d] at `learned` [B,T] positions of `ids` [B,T], in pieces."""
+        return self.teacher(ids)[learned].split(PIECE)
+
+    def _compare(self, said: Tensor, known: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
+        """Sums over N tokens: hidden states of student and teacher [N,d], rows of `targets` [N]."""
+        logits = self.student.logits(said, self.spoken)
+        ce = cross_entropy_sum(logits, targets)
+        if known is None:
+            return {"ce": ce}
+        with torch.no_grad():
+            wanted = self.teacher.logits(known, self.spoken)
+        return {"ce": ce, "kl": skew_kl_sum(logits, wanted, self.loss.skew)}
