@@ -72,5 +72,5 @@ def test_a_folder_without_a_corpus_says_what_one_is(tmp_path):
     with pytest.raises(CorpusError, match="no such folder"):
         read_corpus(tmp_path / "absent")
     (tmp_path / "manifest.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(CorpusError, match="manifest.jsonl cannot be read"):
+    with pytest.raises(CorpusError, match=r"manifest.jsonl cannot be read"):
         read_corpus(tmp_path)

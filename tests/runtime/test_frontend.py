@@ -76,6 +76,8 @@ def test_sentences_and_ids(frontend: LexiconFrontend) -> None:
     first, second = frontend.sentences("A cat. The dog?", 50)
     assert (first.read, second.read) == ("a cat.", "the dog?")
     assert first.ids == tuple(SYMBOLS[s] for s in [" ", "ax", " ", "k", "ae", "t", "."])
+    whole = frontend.whole("A cat. The dog?")
+    assert (whole.read, whole.ids) == ("a cat. the dog?", first.ids + second.ids)
 
 
 def test_long_sentences_are_cut_and_lose_nothing(frontend: LexiconFrontend) -> None:
@@ -107,6 +109,7 @@ def describe(folder: Path, value: object) -> Frontend:
 def test_characters(tmp_path: Path) -> None:
     frontend = describe(tmp_path, {"kind": "characters", "symbols": {c: i for i, c in enumerate("abc .")}})
     assert frontend.sentences("Abc", 10)[0].ids == (0, 1, 2, 4)
+    assert frontend.whole("Cab. Bc").ids == (2, 0, 1, 4, 3, 1, 2, 4)
     with pytest.raises(TextError, match="'d'"):
         frontend.sentences("abcd", 10)
 
@@ -162,5 +165,7 @@ def test_a_tokenizer_is_given_the_text_as_written(tokenizer: Frontend) -> None:
     assert [s.read for s in said] == ["Dr. Smith paid $1,000 to Mr. Jones.", '"Hello!"', "World!"]
     assert said[0].ids == (1, 2, 0, 0, 0, 0, 0)
     assert [s.read for s in tokenizer.sentences("one two, three four five", 3)] == ["one two,", "three four five"]
-    with pytest.raises(TextError, match="nothing to say"):
-        tokenizer.sentences("...", 20)
+    assert tokenizer.whole("Dr. Smith! 'Dr.").ids == (1, 0, 0)
+    for read in (lambda text: tokenizer.sentences(text, 20), tokenizer.whole):
+        with pytest.raises(TextError, match="nothing to say"):
+            read("...")
