@@ -18,6 +18,9 @@ from sottovoce.runtime.table import size_text
 WEIGHTS = ("fp32", "int8")
 """Weight formats that can be exported."""
 
+CACHES = ("fp32", "fp16")
+"""Formats of keys and values that can be exported."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `export`."""
@@ -26,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, help="bundle folder to make")
     add("--weights", choices=WEIGHTS, default="int8", help="format of the weights (default: %(default)s)")
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
+    cache = "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory"
+    add("--cache", choices=CACHES, default="fp32", help=cache)
     add("--prefix", type=int, metavar="P", help="cache slots for text and speaker prompt (default: the voice's)")
     add("--decoder-only", action="store_true", help="export only the decoder of a bare Hugging Face folder")
     add(
@@ -42,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
-    request = Request(args.weights, args.window, args.prefix, args.decoder_only, args.head_ids)
+    request = Request(args.weights, args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
     threads = set_threads(args.threads)
     if args.dry_run:
         show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))

@@ -16,6 +16,7 @@ from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.manifest import (
+    CacheFormat,
     CacheGroup,
     CacheSpec,
     Flavour,
@@ -29,14 +30,17 @@ from sottovoce.runtime.manifest import (
 GRAPH = "decoder.onnx"
 DATA = "decoder.onnx.data"
 
+HALF_CACHE_ONNXRUNTIME = "1.27"
+"""The first version whose fused attention takes float32 queries over a float16 cache (1.22 to 1.26 refuse it)."""
+
 
 @dataclass(frozen=True)
 class DecoderOptions:
     """What is asked of an export.
 
-    `prefix` P ≥ 1 and `window` W ≥ 2 in slots; `max_position` is how many positions the graph can rotate (at least
-    P + W; the highest position ever fed is one less); `head_ranges` half-open ranges of token ids to keep logits of, in
-    order, None for all.
+    `prefix` P ≥ 1 and `window` W ≥ 2 in slots; `max_position` is how many positions the graph knows (at least P + W;
+    the highest position ever fed is one less); `head_ranges` half-open ranges of token ids to keep logits of, in order,
+    None for all; `cache` the numbers that keys and values are kept in.
     """
 
     weights: WeightFormat
@@ -44,6 +48,7 @@ class DecoderOptions:
     window: int
     max_position: int
     head_ranges: tuple[tuple[int, int], ...] | None = None
+    cache: CacheFormat = "fp32"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes
     graph = model.SerializeToString(deterministic=True)
     parts = DecoderParts(
         flavour="ort",
-        min_onnxruntime=weights.min_onnxruntime,
+        min_onnxruntime=weights.min_onnxruntime if options.cache == "fp32" else HALF_CACHE_ONNXRUNTIME,
         cache=cache,
         io=io,
         weights=weights.spec,
@@ -123,15 +128,20 @@ def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:
         prefix=options.prefix,
         window=options.window,
         unit="token",
-        dtype="fp32",
+        dtype=options.cache,
     )
     return CacheSpec((group,), write="scratch", aliased=True, bytes=group.nbytes)
 
 
 def _check(config: DecoderConfig, options: DecoderOptions) -> None:
     """Raise OptionError for what the fused op would refuse, or get wrong, in mid-speech."""
-    if config.head_dim % 16:
-        raise OptionError(f"head_dim {config.head_dim} is not a multiple of 16: the fused attention takes no other")
+    if options.cache not in ("fp32", "fp16"):
+        raise OptionError(f"--cache {options.cache} cannot be written by this version: fp32 or fp16")
+    learned = config.traits.learned_positions
+    if config.head_dim % (multiple := 8 if learned else 16):
+        raise OptionError(
+            f"head_dim {config.head_dim} is not a multiple of {multiple}: the fused attention takes no other"
+        )
     if options.prefix < 1:
         raise OptionError(f"--prefix {options.prefix}: at least 1 slot is needed")
     if options.window < 2:
@@ -139,3 +149,8 @@ def _check(config: DecoderConfig, options: DecoderOptions) -> None:
     if options.max_position < options.prefix + options.window:
         slots = options.prefix + options.window
         raise OptionError(f"{options.max_position} positions are too few for {slots} slots: lower --window or --prefix")
+    if learned and options.max_position > config.max_position:
+        raise OptionError(
+            f"{options.max_position} positions are asked for and the checkpoint has learned {config.max_position}: "
+            "lower --prefix or --window, or the voice's max_new_tokens"
+        )

@@ -28,7 +28,8 @@ class Driver:
         self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         self._group, self._garbage = group, garbage
         shape = (1, group.kv_heads, group.slots, group.head_dim)
-        self._buffers = [np.zeros(shape, np.float32) for _ in range(2 * group.layers)]
+        kind = {"fp32": np.float32, "fp16": np.float16}[group.dtype]
+        self._buffers = [np.zeros(shape, kind) for _ in range(2 * group.layers)]
         self._binding = self._session.io_binding()
         self._binding.bind_output("logits", "cpu")
         names = [f"{layer}.{part}" for layer in range(group.layers) for part in ("key", "value")]

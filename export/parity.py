@@ -20,6 +20,10 @@ from sottovoce.models.masks import wand_mask
 FLOAT_ERROR = 1e-4
 """Gate: largest difference of any logit, float32 weights."""
 
+HALF_ERROR = 0.02
+"""Gate: largest logit error over the logits' deviation, float32 weights over a float16 cache, where the fused attention
+computes in half precision. Seen with random weights, two to twelve layers: 0.0005–0.008, quantized matrices or not."""
+
 MARGIN = 0.1
 """Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
 
@@ -134,7 +138,8 @@ def check_decoder(
 ) -> ParityReport:
     """Drive the graph in `folder` and torch over `cases` (`random_cases` by default) and compare every logit.
 
-    Gates: fp32 weights, error ≤ 1e-4, identical greedy tokens and a ring that went round; quantized weights, top-1
+    Gates: fp32 weights, error ≤ 1e-4 and identical greedy tokens (fp16 cache: error ≤ 0.02 of the logits' deviation
+    instead) and a ring that went round; quantized weights, top-1
     agreement ≥ 98 % on margin steps where the caller says that the decoder is `trained` and gave cases of its own kind
     of text. Random weights have no opinion worth keeping: there figures must be finite, and `check_written` judges.
     """
@@ -201,7 +206,11 @@ def _report(compared: Sequence[Compared], parts: DecoderParts, trained: bool) ->
 
 def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
     """A line for each gate that applies and was missed; written so that NaN misses it too."""
-    if parts.weights.layers == "fp32":
+    if parts.weights.layers == "fp32" and parts.cache.groups[0].dtype == "fp16":
+        if not report.relative_error <= HALF_ERROR:
+            yield f"logits differ by {report.relative_error:.1e} of their deviation, at most {HALF_ERROR} is allowed"
+        yield from wrap_failure(report.wraps, parts)
+    elif parts.weights.layers == "fp32":
         if not report.max_error <= FLOAT_ERROR:
             yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:

@@ -13,7 +13,7 @@ from sottovoce.export.head import speech_ranges
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import WeightFormat
+from sottovoce.runtime.manifest import CacheFormat, WeightFormat
 
 Window = int | Literal["full"]
 Ranges = tuple[tuple[int, int], ...]
@@ -28,6 +28,7 @@ class Request:
     prefix: int | None = None
     decoder_only: bool = False
     head_ids: Ranges | None = None
+    cache: CacheFormat = "fp32"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
     _check_slots(request.prefix, window)
     if request.prefix + window > longest:
         raise OptionError(f"--prefix {request.prefix} and --window {window} pass the checkpoint's {longest} positions")
-    return DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids)
+    return DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids, request.cache)
 
 
 def _speaking(voice: Voice, request: Request) -> DecoderOptions:
@@ -84,6 +85,7 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions:
         window=window,
         max_position=prefix + max(window, spec.max_new_tokens),
         head_ranges=speech_ranges(spec.prompt),
+        cache=request.cache,
     )
 
 

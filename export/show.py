@@ -27,7 +27,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     files = [(name, size_text(size)) for name, size in plan.sizes.items()]
     show_rows(console, "files (parity.json and manifest.json come on top)", [*files, ("total", size_text(total))])
     cache = [
-        ("prefix P + window W", f"{group.prefix} + {group.window} slots"),
+        ("prefix P + window W", f"{group.prefix} + {group.window} slots, {group.dtype}"),
         ("cache, constant while it speaks", size_text(plan.parts.cache.bytes)),
         ("longest position", str(plan.parts.max_position - 1)),
         ("weights", f"{plan.parts.weights.layers} (head {plan.parts.weights.head})"),

@@ -14,7 +14,7 @@ import onnx
 from sottovoce.export.decoder import GRAPH, DecoderParts
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
-from sottovoce.export.parity import Case, compare, drive, random_cases, wrap_failure, wraps_of
+from sottovoce.export.parity import HALF_ERROR, Case, compare, drive, random_cases, wrap_failure, wraps_of
 from sottovoce.export.written import load_written
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
@@ -105,8 +105,9 @@ def _failures(report: WrittenReport, parts: DecoderParts) -> Iterator[str]:
     """A line for each missed gate; written so that NaN misses it too."""
     if not report.weight_error <= WEIGHT_ERROR:
         yield f"a written weight is {report.weight_error:.2f} steps off the checkpoint's, at most a half is rounding"
-    if not report.float_error <= FLOAT_ERROR:
-        yield f"logits differ from torch on the written weights by {report.float_error:.1e}, allowed {FLOAT_ERROR:.0e}"
+    allowed = HALF_ERROR if parts.cache.groups[0].dtype == "fp16" else FLOAT_ERROR
+    if not report.float_error <= allowed:
+        yield f"logits differ from torch on the written weights by {report.float_error:.1e}, allowed {allowed:.0e}"
     if not report.integer_error <= INTEGER_ERROR:
         yield f"integer arithmetic leaves an error of {report.integer_error:.2f}, allowed {INTEGER_ERROR}"
     yield from wrap_failure(report.wraps, parts)

@@ -88,6 +88,7 @@ def test_every_weight_is_stored_once() -> None:
         ({"max_position": 20}, "20 positions.*lower --window or --prefix"),
         ({"weights": "int4"}, "int4"),
         ({"weights": "fp16"}, "fp16"),
+        ({"cache": "int8"}, "--cache int8"),
         ({"head_ranges": ((90, 98),)}, "0..97"),
         ({"head_ranges": ((5, 9), (3, 4))}, "ascending"),
         ({"head_ranges": ()}, "ascending"),
@@ -102,6 +103,14 @@ def test_refuses_head_dim_of_24() -> None:
     with pytest.raises(OptionError, match="head_dim 24 is not a multiple of 16") as caught:
         plan_decoder(tiny_decoder("qwen3_head_dim", head_dim=24), options())
     assert "--" not in str(caught.value)  # no option of this version mends it
+
+
+def test_refuses_more_positions_than_were_learned() -> None:
+    assert plan_decoder(tiny_decoder("gpt2_tied"), options(max_position=512)).max_position == 512
+    with pytest.raises(OptionError, match=r"513 positions .* learned 512"):
+        plan_decoder(tiny_decoder("gpt2_tied"), options(max_position=513))
+    with pytest.raises(OptionError, match="head_dim 4 is not a multiple of 8"):
+        plan_decoder(tiny_decoder("gpt2_tied", n_head=16), options())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -19,11 +19,11 @@ HEAD = ((3, 40), (50, 51), (60, 90))
 
 
 def export(
-    folder: Path, name: str, weights: str = "fp32", window: int = 9, head: tuple | None = HEAD
+    folder: Path, name: str, weights: str = "fp32", window: int = 9, head: tuple | None = HEAD, cache: str = "fp32"
 ) -> tuple[Decoder, DecoderParts]:
     """A tiny decoder and the parts of its graph in `folder`."""
     decoder = tiny_decoder(name)
-    options = DecoderOptions(weights, PREFIX, window, max_position=160, head_ranges=head)  # type: ignore[arg-type]
+    options = DecoderOptions(weights, PREFIX, window, max_position=160, head_ranges=head, cache=cache)  # type: ignore[arg-type]
     return decoder, export_decoder(decoder, options, folder)
 
 
@@ -42,6 +42,24 @@ def test_graph_equals_torch(tmp_path: Path, name: str, weights: str, window: int
         assert report.greedy_identical
     else:
         assert check_written(decoder, tmp_path, parts).failures == ()
+
+
+@pytest.mark.parametrize("name", ["qwen3_head_dim", "gpt2_own_head"])
+def test_half_cache_is_near_torch(tmp_path: Path, name: str) -> None:
+    decoder, parts = export(tmp_path, name, cache="fp16")
+    report = check_decoder(decoder, tmp_path, parts)
+    assert report.failures == ()
+    assert report.relative_error > 1e-5
+    assert parts.cache.bytes == 2 * 2 * 2 * decoder.config.kv_heads * decoder.config.head_dim * 21
+    decoder.model.layers[1].mlp.down_proj.weight.mul_(-1)
+    assert "of their deviation" in check_decoder(decoder, tmp_path, parts).failures[0]
+
+
+def test_half_cache_under_quantized_weights(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path, "gpt2_tied", "int8", cache="fp16")
+    report = check_written(decoder, tmp_path, parts)
+    assert report.failures == ()
+    assert parts.min_onnxruntime == "1.27"
 
 
 def test_chunked_prefill_and_any_garbage(tmp_path: Path) -> None:

@@ -6,16 +6,21 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from sottovoce.__main__ import main
 from sottovoce.export import assemble, plan
 from sottovoce.export.decoder import export_decoder
+from sottovoce.export.parity import reference_logits
 from sottovoce.export.verify import read_parity
+from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.decode import Stream
 from sottovoce.runtime.manifest import read_manifest
 from tests import tiny
+from tests.models.test_checkpoint import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,19 @@ def test_a_voice_without_presets_is_verified_too(tiny_voice: Path, tmp_path: Pat
     assert export(voice, tmp_path / "bundle", "--weights", "fp32") == 0
     cases = read_parity(tmp_path / "bundle").decoder.cases
     assert [case for case in cases if case.startswith("nobody")]
+
+
+def test_a_gpt2_decoder_over_a_half_cache(tmp_path: Path) -> None:
+    bare = write_folder(tmp_path / "bare", "gpt2_tied")
+    options = ["--decoder-only", "--prefix", "12", "--window", "9", "--weights", "fp32", "--cache", "fp16"]
+    assert export(bare, tmp_path / "bundle", *options) == 0
+    stream = Stream(load_bundle(tmp_path / "bundle", threads=1))
+    assert {buffers.dtype for buffers in stream.cache.sets} == {np.dtype(np.float16)}
+    assert stream.cache.nbytes == stream.cache.bias.size * 2 * 2 * 64 * 2
+    prefix, tokens = [5, 6, 7, 8], list(range(20, 60))
+    logits = np.stack([stream.prefill(prefix).copy(), *(stream.step(token).copy() for token in tokens)])
+    expected = reference_logits(Checkpoint.open(bare).load(), prefix, tokens, 9, range(97))
+    assert np.abs(logits - expected).max() < 0.02 * expected.std()
 
 
 def test_a_decoder_alone(tmp_path: Path) -> None:
