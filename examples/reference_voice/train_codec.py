@@ -34,6 +34,9 @@ SHORT = 256
 PHONES = 0.1
 """Weight of the two phone classifiers."""
 
+ENVELOPE = 20
+"""Cosine coefficients of a log-mel frame that are its envelope: without the harmonics of a high voice."""
+
 FLOOR = 0.03
 """Power under which a spectral bin counts as silence: half of all bins are, and would take half of the loss."""
 
@@ -70,6 +73,7 @@ class MelLoss(nn.Module):
 
     dft: Tensor
     mel: Tensor
+    smooth: Tensor
 
     def __init__(self, codec: Codec) -> None:
         """Adds the linear layers, which the finished codec does without."""
@@ -85,6 +89,9 @@ class MelLoss(nn.Module):
             nn.init.constant_(layer.bias, -2.0)  # about the mean of log-mel frames
         self.register_buffer("dft", dft_basis(SHORT)[:, None], persistent=False)
         self.register_buffer("mel", mel_filters(SHORT // 2 + 1, 40, config.sample_rate), persistent=False)
+        angles = math.pi / config.mels * torch.outer(torch.arange(config.mels) + 0.5, torch.arange(ENVELOPE))
+        cosines = F.normalize(torch.cos(angles), dim=0)
+        self.register_buffer("smooth", cosines @ cosines.T, persistent=False)
 
     def forward(self, audio: Tensor, phones: Tensor) -> Tensor:
         """Audio `[B,S]` and labels `[B,S/frame]` → scalar."""
@@ -94,15 +101,16 @@ class MelLoss(nn.Module):
         # A window of the decoder is centred half its length after its start; the delay is what it may know ahead.
         late = (config.delay - config.fft // 2 + config.frame // 2) // config.frame
         with torch.autocast("cpu", enabled=False), torch.no_grad():
-            fine = torch.logaddexp(codec.encoder.log_mel(audio), torch.tensor(math.log(FLOOR)))
-            wanted = fine, self.short(audio)
-        fine_error, short_error = (
-            F.l1_loss(say(frames)[:, late:].float(), target[:, :-late])
-            for say, target in zip(self.say, wanted, strict=True)
+            floor = torch.tensor(math.log(FLOOR))
+            wanted = torch.logaddexp(codec.encoder.log_mel(audio), floor), self.short(audio)
+        fine, short = (
+            say(frames)[:, late:].float() - target[:, :-late] for say, target in zip(self.say, wanted, strict=True)
         )
+        with torch.autocast("cpu", enabled=False):
+            spectra = 0.5 * fine.abs().mean() + short.abs().mean() + 2 * (fine @ self.smooth).abs().mean()
         named = F.cross_entropy(self.name(frames)[:, late:].float().flatten(0, 1), phones[:, :-late].flatten())
         by_code = self.name_code(values).float().unflatten(-1, (config.per_code, -1)).flatten(1, 2)
-        return 0.5 * fine_error + short_error + PHONES * (named + F.cross_entropy(by_code.mT, phones))
+        return spectra + PHONES * (named + F.cross_entropy(by_code.mT, phones))
 
     def short(self, audio: Tensor) -> Tensor:
         """`[B,S]` → short, broad log-mel frames `[B, S/frame, 40]`, each centred on its frame."""
