@@ -9,11 +9,10 @@ import onnx
 
 from sottovoce.errors import ParityError
 from sottovoce.export.bundle_writer import check_space, check_target, file_entries, staged_folder, tool_versions
-from sottovoce.export.codec_graph import codec_spec
 from sottovoce.export.decoder import DecoderParts, export_decoder
 from sottovoce.export.plan import Plan, Request, plan_export
 from sottovoce.export.verify import PARITY, BundleParity, verify_bundle
-from sottovoce.models.codec import Codec
+from sottovoce.models.codec import Codec, codec_spec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import MANIFEST, SCHEMA, CodecSpec, Manifest
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.models.codec import Codec
-from sottovoce.runtime.manifest import CodecSpec, StateSpec
 
 OPSET = 20
 """ONNX opset of the codec graphs; ONNX Runtime 1.22 reads up to 22."""
@@ -53,19 +52,6 @@ class _Encode(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """audio [1, S] float32 → codes [1, N] int64."""
         return self.codec.encode(audio)
-
-
-def codec_spec(codec: Codec) -> CodecSpec:
-    """The manifest's description of the graphs of `codec`."""
-    config, states = codec.config, codec.init_states(1)
-    return CodecSpec(
-        sample_rate=config.sample_rate,
-        hop=config.hop,
-        delay=config.delay,
-        flush_codes=config.flush_codes,
-        flush_code=config.flush_code,
-        states=tuple(StateSpec(f"state.{i}", tuple(state.shape)) for i, state in enumerate(states)),
-    )
 
 
 def codec_graphs(codec: Codec) -> dict[str, onnx.ModelProto]:

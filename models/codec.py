@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sottovoce.errors import VoiceError
 from sottovoce.models.fsq import FSQ
 from sottovoce.models.spectrum import dft_basis, inverse_basis, mel_filters
+from sottovoce.runtime.manifest import CodecSpec, StateSpec
 from sottovoce.runtime.strict_json import read_json
 
 
@@ -229,3 +230,16 @@ class Codec(nn.Module):
         text = json.dumps(asdict(self.config), indent=1)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
         save_file({k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+
+
+def codec_spec(codec: Codec) -> CodecSpec:
+    """`codec` as a bundle's manifest describes it: rates, delay and streaming states."""
+    config, states = codec.config, codec.init_states(1)
+    return CodecSpec(
+        sample_rate=config.sample_rate,
+        hop=config.hop,
+        delay=config.delay,
+        flush_codes=config.flush_codes,
+        flush_code=config.flush_code,
+        states=tuple(StateSpec(f"state.{i}", tuple(state.shape)) for i, state in enumerate(states)),
+    )

@@ -4,6 +4,8 @@ Slots of a buffer [1, H, P + W, D]: 0..P-1 prefix, P..P+W-2 ring of the last W â
 Keys lie rotated at their absolute position; slots never written are hidden, whatever they hold.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,14 +51,30 @@ class RingDecoder:
         self.position += 1
         self.generated += 1
 
-    @torch.no_grad()
     def _forward(self, ids: Tensor, slots: slice, visible: Tensor) -> Tensor:
         """One pass over ids [1,T] at the next positions, their keys and values written to `slots`."""
-        x, rotary = self.decoder.begin(ids, torch.arange(self.position, self.position + ids.shape[1]))
-        for index, layer in enumerate(self.decoder.model.layers):
-            attention: Attention = layer.self_attn
-            q, k, v = attention.project(layer.input_layernorm(x), rotary)
-            self.keys[index][:, :, slots], self.values[index][:, :, slots] = k, v
-            x = x + attention.attend(q, self.keys[index], self.values[index], visible)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return self.decoder.logits(self.decoder.model.norm(x))
+        return slot_pass(self.decoder, ids, self.position, self.keys, self.values, slots, visible)
+
+
+@torch.no_grad()
+def slot_pass(
+    decoder: Decoder,
+    ids: Tensor,
+    position: int,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    slots: slice,
+    visible: Tensor,
+) -> Tensor:
+    """Ids [1,T] at `position` and on â†’ logits [1,T,V]; keys and values [1,H,S,D] of each layer are written to `slots`.
+
+    `visible` [T,S] bool says which of the S slots each of the T tokens sees.
+    """
+    x, rotary = decoder.begin(ids, torch.arange(position, position + ids.shape[1]))
+    for layer, cached_keys, cached_values in zip(decoder.model.layers, keys, values, strict=True):
+        attention: Attention = layer.self_attn
+        q, k, v = attention.project(layer.input_layernorm(x), rotary)
+        cached_keys[:, :, slots], cached_values[:, :, slots] = k, v
+        x = x + attention.attend(q, cached_keys, cached_values, visible)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return decoder.logits(decoder.model.norm(x))

@@ -13,8 +13,13 @@ COMMANDS: Final = {
     "say": ("sottovoce.runtime.say", "speak text with a bundle"),
     "prompt": ("sottovoce.runtime.prompt_command", "keep a speaker in a bundle"),
     "inspect": ("sottovoce.runtime.inspect_command", "show what a bundle holds"),
+    "compress": ("sottovoce.compress.command", "make a voice smaller: window"),
     "export": ("sottovoce.export.command", "make a bundle of a voice"),
     "verify": ("sottovoce.export.verify_command", "check a bundle against the voice it was made of"),
+    "evaluate": (
+        "sottovoce.compress.evaluate.command",
+        "word errors, distortion, speakers and runaways of what it says",
+    ),
     "profile": ("sottovoce.devices.command", "measure memory, latency and real-time factor"),
     "demo": ("sottovoce.demo", "export, verify, speak and profile the committed voice"),
 }

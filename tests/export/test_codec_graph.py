@@ -9,7 +9,7 @@ import torch
 
 from sottovoce.export import codec_graph
 from sottovoce.export.codec_parity import check_codec
-from sottovoce.models.codec import Codec
+from sottovoce.models.codec import Codec, codec_spec
 from sottovoce.runtime import contract
 from sottovoce.runtime.manifest import CodecSpec
 from sottovoce.runtime.session import open_session
@@ -26,7 +26,7 @@ def exported(codec: Codec, tmp_path_factory) -> tuple[Path, CodecSpec]:
     folder = tmp_path_factory.mktemp("codec")
     for name, graph in codec_graph.codec_graphs(codec).items():
         onnx.save(graph, folder / name)
-    return folder, codec_graph.codec_spec(codec)
+    return folder, codec_spec(codec)
 
 
 def test_graphs_agree_with_torch(codec: Codec, exported: tuple[Path, CodecSpec]) -> None:

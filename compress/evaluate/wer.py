@@ -1,0 +1,102 @@
+"""Rates over utterances with their intervals: word errors by jiwer, everything by a bootstrap over sentences.
+
+A rate is Σ numerator / Σ denominator (word errors / words, dB / utterances, runaways / utterances). Utterances of one
+sentence are not independent, whoever speaks and whatever the seed, so sums are kept per sentence and whole sentences
+are drawn again; two systems are compared on the same draws.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jiwer
+import numpy as np
+from numpy.typing import NDArray
+
+from sottovoce.compress.evaluate.rows import Row
+
+DRAWS: Final = 4000
+"""Resamplings of a bootstrap."""
+
+SLACK: Final = 1.0
+"""Points by which the upper end of a difference may pass its gate."""
+
+Table = dict[str, NDArray[np.float64]]
+"""Sentence → [numerator, denominator], summed over its utterances."""
+
+Measure = Callable[[Row], tuple[float, float] | None]
+"""Numerator and denominator of one row; None where it was not measured."""
+
+
+def word_errors(row: Row) -> tuple[float, float]:
+    """Substitutions, deletions and insertions of one row, and the words that were to be said."""
+    words = len(row.said.split())
+    if not row.heard:
+        return words, words
+    out = jiwer.process_words(row.said, row.heard)
+    return out.substitutions + out.deletions + out.insertions, words
+
+
+def by_sentence(rows: Iterable[Row], measure: Measure = word_errors) -> Table:
+    """`measure` summed per sentence, over the rows that have it."""
+    out: Table = {}
+    for row in rows:
+        if (found := measure(row)) is not None:
+            out[row.text] = out.get(row.text, np.zeros(2)) + found
+    return out
+
+
+def rate(table: Table) -> float:
+    """Σ numerator / Σ denominator of a table that is not empty."""
+    numerator, denominator = np.sum(list(table.values()), axis=0)
+    return float(numerator / denominator)
+
+
+def bootstrap(tables: Sequence[Table], draws: int = DRAWS) -> list[NDArray[np.float64]]:
+    """Rates [draws] of each table, over the sentences that all have, under the same resampling of sentences."""
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    picks = np.random.default_rng(0).integers(len(shared), size=(draws, len(shared)))
+    sums = [np.array([table[text] for text in shared])[picks].sum(1) for table in tables]
+    return [total[:, 0] / total[:, 1] for total in sums]
+
+
+def interval(samples: NDArray[Any]) -> tuple[float, float]:
+    """2.5 and 97.5 percentiles."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A rate, its 95 % interval, and how many utterances it is of."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def figure(rows: Sequence[Row], measure: Measure = word_errors) -> Figure | None:
+    """The rate of `measure` over `rows` with its interval; None where no row has it."""
+    measured = [row for row in rows if measure(row) is not None]
+    if not measured:
+        return None
+    table = by_sentence(measured, measure)
+    return Figure(rate(table), *interval(*bootstrap([table])), len(measured))
+
+
+def difference(rows: Sequence[Row], base: Sequence[Row], measure: Measure = word_errors) -> Figure | None:
+    """How much higher the rate of `rows` is than that of `base`, paired by sentence; None where they share none."""
+    tables = by_sentence(rows, measure), by_sentence(base, measure)
+    shared = set(tables[0]) & set(tables[1])
+    if not shared:
+        return None
+    mine, theirs = ({text: table[text] for text in shared} for table in tables)
+    draws = bootstrap([mine, theirs])
+    count = sum(row.text in shared for row in rows)
+    return Figure(rate(mine) - rate(theirs), *interval(draws[0] - draws[1]), count)
+
+
+def meets(found: Figure, points: float) -> bool:
+    """Whether a difference of WERs is at most `points`, and its upper end over them by no more than SLACK."""
+    return 100 * found.value <= points and 100 * found.high <= points + SLACK
