@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MODULES = ("shape05b", "reference_voice", "steady_memory")
+MODULES = ("shape05b", "reference_voice", "steady_memory", "kv_table", "window_latency")
 
 
 def main() -> int:

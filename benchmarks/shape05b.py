@@ -42,17 +42,9 @@ MEGABYTE = 1e6
 
 def make_checkpoint(folder: Path) -> dict[str, Any]:
     """Write the HF folder, fp16; returns the bytes its weights take as float32."""
-    import torch
+    from benchmarks.checkpoints import write_checkpoint
 
-    from sottovoce.models.checkpoint import save_weights
-    from sottovoce.models.config import DecoderConfig
-    from sottovoce.models.decoder import Decoder
-
-    torch.set_num_threads(1)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    decoder = Decoder(DecoderConfig.from_hf(CONFIG))
-    save_weights(decoder, folder)
-    return {"fp32_bytes": 4 * sum(parameter.numel() for parameter in decoder.parameters())}
+    return {"fp32_bytes": 4 * write_checkpoint(folder, CONFIG)}
 
 
 def export(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_a_bad_corpus_is_said(voice: Voice, tmp_path: Path) -> None:
 
 def test_a_voice_that_cannot_speak_wants_a_corpus(tiny_voice: Path, tmp_path: Path) -> None:
     mute = shutil.copytree(tiny_voice, tmp_path / "voice", ignore=shutil.ignore_patterns("prompts"))
-    with pytest.raises(OptionError, match="no preset speaker.*--distill"):
+    with pytest.raises(OptionError, match=r"no preset speaker.*--distill"):
         spoken_rows(Voice.open(mute), 2)
 
 
