@@ -86,7 +86,7 @@ class Growing:
 def measure(setting: Setting, folder: Path) -> dict[str, Seconds]:
     """Seconds of every step, [runs, tokens] for each line."""
     windowed, full = make_bundles(setting, folder)
-    speakers = {
+    speakers: dict[str, Stream | Growing] = {
         WINDOWED: Stream(load_bundle(windowed, threads=1)),
         FIXED: Stream(load_bundle(full, threads=1)),
         GROWING: Growing(full),

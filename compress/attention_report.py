@@ -1,39 +1,30 @@
 """`compress window --report`: which window a voice can afford, and what memory each would leave."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from sottovoce.compress.attention_mass import Mass, Row, attention_mass
-from sottovoce.compress.corpus.batches import Batches
-from sottovoce.compress.corpus.layout import read_corpus
-from sottovoce.compress.corpus.tokens import Tokeniser
-from sottovoce.compress.evaluate.sentences import SENTENCES
-from sottovoce.compress.evaluate.torch_bundle import open_voice
-from sottovoce.compress.recipe import BatchRecipe
+from sottovoce.compress.attention_rows import corpus_rows, spoken_rows
+from sottovoce.compress.window_voice import beside
 from sottovoce.errors import OptionError
 from sottovoce.models.checkpoint import write_atomic
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import CacheGroup
-from sottovoce.runtime.prompt import find_prompt, preset_names
-from sottovoce.runtime.speak import speak
+from sottovoce.runtime.output import check_output
 
 UTTERANCES = 5
 """How many are looked at unless told otherwise; as many as the paper's table 2 has."""
 
-CONSIDERED = 50
-"""Utterances of a corpus that are read to find the longest ones among them: reading all of it may take hours."""
-
 SECONDS = (0.32, 0.64, 1.28, 2.56, 5.12)
 """Windows that are told of, as time; 1.28 s is the paper's for all of its models."""
-
-_MEND = "name a corpus with --distill"
 
 
 @dataclass(frozen=True)
@@ -63,6 +54,33 @@ class AttentionReport:
     windows: tuple[WindowRow, ...]
 
 
+def run_report(args: argparse.Namespace) -> int:
+    """`compress window --report`: print the table, write it as JSON to `args.output` where that is given; 0.
+
+    Looks at `args.utterances` of the corpus `args.distill`, else at what the voice says; `args.window` is one more row.
+    """
+    if given := [name for name in ("teacher", "recipe", "steps", "resume") if getattr(args, name)]:
+        raise OptionError(f"--{given[0]} goes with training, not with --report")
+    if args.window is not None and args.window < 2:
+        raise OptionError(f"--window {args.window}: at least 2, the current token and one before it")
+    count = UTTERANCES if args.utterances is None else args.utterances
+    if count < 1:
+        raise OptionError(f"--utterances {count}: at least 1 is needed")
+    if args.output is not None:
+        check_output(args.output)
+    voice = Voice.open(args.voice)
+    if args.distill is None:
+        report = report_attention(voice, spoken_rows(voice, count), "that the voice said", args.window)
+    else:
+        cache = args.cache or beside(args.distill, ".tokens")
+        rows = corpus_rows(voice, args.distill, count, cache, args.skip_bad)
+        report = report_attention(voice, rows, f"of {args.distill}", args.window)
+    show_report(report)
+    if args.output is not None:
+        write_report(report, args.output)
+    return 0
+
+
 def report_attention(voice: Voice, rows: Sequence[Row], source: str, asked: int | None = None) -> AttentionReport:
     """Look at `rows` with the torch weights of `voice`, under its window if it has one; `asked` is one more W."""
     spec, codec = voice.complete(), Codec.load(voice.codec_folder).config
@@ -74,41 +92,6 @@ def report_attention(voice: Voice, rows: Sequence[Row], source: str, asked: int 
     told = tuple(_window_row(voice, mass, window, window / rate) for window in chosen)
     generated = float(mass.generated.sum())
     return AttentionReport(str(voice.folder), source, len(rows), mass.tokens, mass.prompt, generated, told)
-
-
-def corpus_rows(voice: Voice, corpus: Path, count: int, cache: Path, skip_bad: bool) -> list[Row]:
-    """The `count` longest of the first CONSIDERED utterances of a corpus, laid out as in training.
-
-    Raises CorpusError where files cannot be used (and `skip_bad` is not given) or nothing is left.
-    """
-    spec, found = voice.complete(), read_corpus(corpus)
-    first = replace(found, utterances=found.utterances[:CONSIDERED])
-    spoken = Tokeniser(voice, cache).load(first, skip_bad).spoken
-    any_row = BatchRecipe(tokens=spec.prefix + spec.max_new_tokens + 1, seed=0)
-    batches = Batches(spoken, spec, any_row, voice.checkpoint.config.max_position)
-    longest = sorted(batches.usable.tolist(), key=lambda i: (-len(spoken[i].codes), i))[:count]
-    made = [batches.collate([index], 0) for index in longest]
-    return [Row(tuple(batch.ids[0].tolist()), int(batch.prefix[0])) for batch in made]
-
-
-def spoken_rows(voice: Voice, count: int) -> list[Row]:
-    """What the voice itself says for the `count` longest of the built-in sentences, its presets taking turns.
-
-    Raises OptionError where it has no presets, or says nothing.
-    """
-    bundle = open_voice(voice, Codec.load(voice.codec_folder))
-    names, offset, rows = preset_names(bundle) or [None], bundle.voice.prompt.code_offset, []
-    if names == [None] and "{prompt_codes}" in bundle.voice.prompt.layout:
-        raise OptionError(f"{voice.folder} has no preset speaker to say something: {_MEND}")
-    for number, text in enumerate(sorted(SENTENCES, key=len, reverse=True)[:count]):
-        speech = speak(bundle, text, find_prompt(bundle, names[number % len(names)]), seed=number)
-        speech.whole()
-        for job, said in zip(speech.jobs, speech.stats().sentences, strict=True):
-            rows.append(Row((*job.prefix, *(offset + code for code in said.codes)), len(job.prefix)))
-    rows = [row for row in rows if len(row.ids) > row.prefix]
-    if not rows:
-        raise OptionError(f"{voice.folder} says nothing, there is no attention to look at: {_MEND}")
-    return rows
 
 
 def write_report(report: AttentionReport, path: Path) -> None:
