@@ -59,9 +59,11 @@ def open_accelerator(precision: Precision) -> Accelerator:
 
     Raises OptionError where the device cannot compute in `precision`.
     """
+    cpu = not torch.cuda.is_available()
+    if cpu and precision == "fp16":
+        raise OptionError("train.precision fp16 needs a CUDA device: take bf16 or fp32")
     try:
-        mixed = "no" if precision == "fp32" else precision
-        return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
+        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     except ValueError as error:
         raise OptionError(f"train.precision {precision}: {error}") from None
 

@@ -1,0 +1,152 @@
+"""A voice → the same voice under a window: checked, distilled where a corpus is given, and written.
+
+Every process of a distillation runs this; the first one alone writes.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from sottovoce.compress.corpus.layout import read_corpus
+from sottovoce.compress.loop import Run, open_accelerator, train
+from sottovoce.compress.prepare import corpus_hash, prepare
+from sottovoce.compress.recipe import WindowRecipe
+from sottovoce.compress.training_state import STATE
+from sottovoce.compress.voice_folder import check_free, history_entry, write_voice
+from sottovoce.compress.window import Curriculum, WindowObjective
+from sottovoce.errors import OptionError, VoiceError
+from sottovoce.models.decoder import Decoder
+from sottovoce.models.voice import Voice
+
+_NEUTRAL = ("train.epochs", "train.steps", "train.accumulate", "train.checkpoint_every")
+"""Values of a recipe that a resumed run may change: its steps are compared as such, the others change no result."""
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """What a user asks for: `voice` under `window`, written to `output`.
+
+    The rest serves distillation alone, on `corpus`, from `teacher` (None: the voice itself); `cache` keeps the corpus
+    as tokens (None: a folder beside it).
+    """
+
+    voice: Path
+    output: Path
+    window: int
+    corpus: Path | None = None
+    teacher: Path | None = None
+    recipe: WindowRecipe | None = None
+    cache: Path | None = None
+    resume: bool = False
+    skip_bad: bool = False
+
+    @property
+    def training(self) -> Path:
+        """Folder of the training's files, beside the output."""
+        return beside(self.output, ".training")
+
+
+def window_voice(request: WindowRequest) -> None:
+    """Write the voice that is asked for.
+
+    Raises OptionError for a window, recipe or output that cannot be, VoiceError for a voice or teacher that cannot be
+    used, CorpusError for a corpus with files that cannot, TrainingError where training breaks down, and OutputError
+    where the disk refuses.
+    """
+    check_free(request.output)
+    voice = Voice.open(request.voice)
+    _check_window(request.window, voice)
+    if request.corpus is None:
+        _write(voice, voice.checkpoint.load(), request, None)
+        return
+    assert request.recipe is not None
+    teacher = _open_teacher(request, voice) if request.recipe.loss.kl else None
+    accelerator = open_accelerator(request.recipe.train.precision)
+    student, facts = _distil(request, voice, teacher, accelerator)
+    if accelerator.is_main_process:
+        _write(voice, student, request, facts)
+        (request.training / STATE).unlink()
+    accelerator.end_training()
+
+
+def _check_window(window: int, voice: Voice) -> None:
+    """Raise OptionError for a window that holds nothing, or more than the decoder has positions."""
+    positions = voice.checkpoint.config.max_position
+    if window < 2:
+        raise OptionError(f"--window {window}: at least 2, the current token and one before it")
+    if window > positions:
+        raise OptionError(f"--window {window}: {voice.folder} has {positions} positions")
+
+
+def _open_teacher(request: WindowRequest, voice: Voice) -> Voice:
+    """The full-attention voice to learn from; VoiceError where it is none, or differs from the student in shape."""
+    teacher = Voice.open(request.teacher or request.voice)
+    if (window := teacher.complete().window) is not None:
+        raise VoiceError(f"{teacher.folder} attends to {window} tokens: name the voice before that with --teacher")
+    theirs, ours = teacher.checkpoint.config, voice.checkpoint.config
+    for field in fields(ours):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if mine != other:
+            raise VoiceError(f"{teacher.folder} has {field.name} {other}, {voice.folder} {mine}: WAND needs the same")
+    spoken, wanted = (v.complete().prompt for v in (teacher, voice))
+    for name in ("layout", "code_offset", "code_count", "stop"):
+        if getattr(spoken, name) != getattr(wanted, name):
+            raise VoiceError(
+                f"{teacher.folder} and {voice.folder} differ in prompt.{name}: tokens would change meaning"
+            )
+    return teacher
+
+
+def _distil(
+    request: WindowRequest, voice: Voice, teacher: Voice | None, accelerator: Accelerator
+) -> tuple[Decoder, dict[str, Any]]:
+    """The trained student, and what its history says about the training."""
+    recipe, spec = request.recipe, voice.complete()
+    assert recipe is not None and request.corpus is not None
+    batches = prepare(
+        read_corpus(request.corpus),
+        voice,
+        recipe.batch,
+        accelerator,
+        cache=request.cache or beside(request.corpus, ".tokens"),
+        folder=request.training,
+        skip_bad=request.skip_bad,
+    )
+    steps = recipe.train.steps or max(1, round(recipe.train.epochs * batches.steps_per_epoch))
+    curriculum = Curriculum(recipe.curriculum, request.window, spec.max_new_tokens, steps)
+    student = voice.checkpoint.load()
+    taught = teacher.checkpoint.load() if teacher else None
+    objective = WindowObjective(student, taught, spec.prompt, recipe.loss, curriculum)
+    facts = {
+        "teacher": teacher.checkpoint.sha256() if teacher else None,
+        "corpus": corpus_hash(batches.spoken),
+        "utterances": len(batches.usable),
+        "steps": steps,
+    }
+    chosen = {name: value for name, value in _flat(asdict(recipe)).items() if name not in _NEUTRAL}
+    settings = {"voice": voice.checkpoint.sha256(), "window": request.window, **facts, **chosen}
+    train(objective, batches, recipe.train, Run(request.training, steps, settings, request.resume), accelerator)
+    return student, {**facts, "recipe": asdict(replace(recipe, train=replace(recipe.train, steps=steps)))}
+
+
+def _write(voice: Voice, decoder: Decoder, request: WindowRequest, distilled: dict[str, Any] | None) -> None:
+    """Write the windowed voice, its history telling how it came about."""
+    history = history_entry(voice, "window", window=request.window, distilled=distilled)
+    spec = replace(voice.complete(), window=request.window, history=history)
+    write_voice(voice, decoder, spec, request.output)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A path next to `path`, its name with `suffix`."""
+    whole = path.resolve()
+    return whole.with_name(whole.name + suffix)
+
+
+def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return flat
