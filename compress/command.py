@@ -12,6 +12,10 @@ from sottovoce.errors import OptionError
 from sottovoce.runtime.session import thread_count
 
 
+_TRAINING = ("teacher", "recipe", "steps", "cache", "skip_bad", "resume")
+"""Options that mean nothing where nothing is trained."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the methods and their options."""
     methods = parser.add_subparsers(dest="method", required=True, metavar="method")
@@ -51,12 +55,6 @@ def _add_window(parser: argparse.ArgumentParser) -> None:
     add("--utterances", type=int, metavar="N", help="with --report: of CORPUS, else of speech the voice makes (5)")
     add("--skip-bad", action="store_true", help="leave out files of the corpus that are missing or unreadable")
     add("--resume", action="store_true", help="go on where a run with the same options was stopped or killed")
-    add(
-        "--report",
-        action="store_true",
-        help="only show which share of attention each window would keep, and its memory",
-    )
-    add("--utterances", type=int, metavar="N", help="with --report: how many to look at, of CORPUS or else spoken")
     add("--threads", type=int, help="threads per process (default: usable processors, at most 4, shared evenly)")
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the whole traceback of an error")
 
@@ -92,10 +90,6 @@ def _window(args: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{args.output}: window {args.window}")
     return 0
-
-
-_TRAINING = ("teacher", "recipe", "steps", "cache", "skip_bad", "resume")
-"""Options that mean nothing where nothing is trained."""
 
 
 def _recipe(path: Path | None, steps: int | None) -> WindowRecipe:
