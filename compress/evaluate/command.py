@@ -30,7 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("subject", type=Path, metavar="BUNDLE|VOICE", help="bundle folder, or voice folder (run by torch)")
     add("-o", "--output", type=Path, required=True, metavar="ROWS", help="rows, JSONL; those that it holds are kept")
     add("--sentences", type=Path, metavar="FILE", help="a sentence per line (default: forty built-in ones)")
-    add("--speakers", nargs="+", default=[], metavar="NAME|CLIP", help="presets, or clips (default: all presets)")
+    add(
+        "--speakers",
+        nargs="+",
+        default=[],
+        metavar="NAME|CLIP",
+        help="presets, or clips, words in CLIP.txt (default: all presets)",
+    )
     add("--seeds", type=int, default=1, metavar="N", help="utterances per sentence and speaker (default: %(default)s)")
     add("--judge", choices=JUDGES, default=JUDGES[0], help="what listens (default: %(default)s)")
     add("--judge-weights", type=Path, metavar="FOLDER", help="local weights of the judge, where it is a Whisper")

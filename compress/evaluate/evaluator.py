@@ -14,7 +14,7 @@ from sottovoce.compress.evaluate.reference import Reference
 from sottovoce.compress.evaluate.rows import Row
 from sottovoce.compress.evaluate.speaker import SpeakerClassifier
 from sottovoce.compress.evaluate.synthesise import Subject
-from sottovoce.runtime.clip import resample
+from sottovoce.runtime.clip import is_silent, resample
 from sottovoce.runtime.session import Floats
 
 METHOD: Final = 1
@@ -65,7 +65,7 @@ class Evaluator:
             seed=job.seed,
             seconds=round(len(audio) / RATE, 2),
             said=words_of(job.text),
-            heard=self.judge.hear(audio),
+            heard="" if is_silent(audio) else self.judge.hear(audio),
             stopped=tuple(sentence.stopped for sentence in stats.sentences),
             codes=tuple(len(sentence.codes) for sentence in stats.sentences),
             busy_seconds=round(stats.busy_seconds, 3),

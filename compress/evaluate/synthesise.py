@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sottovoce.compress.evaluate.torch_bundle import open_voice
-from sottovoce.errors import OptionError
+from sottovoce.errors import OptionError, PromptError
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle, sha256
@@ -66,18 +66,32 @@ def _prompts(bundle: Bundle, speakers: Sequence[str], codec: Codec | None) -> di
         raise OptionError(f"{bundle.folder} has no prompts of its own: give clips of speakers (--speakers a.wav …)")
     if len(wanted) < len(speakers):
         raise OptionError("--speakers: two of them have the same name, and rows are told apart by it")
-    return {name: _clip(bundle, path, codec) for name, path in wanted.items()}
+    return {name: _prompt(bundle, path, codec) for name, path in wanted.items()}
 
 
-def _clip(bundle: Bundle, wanted: str, codec: Codec | None) -> Prompt:
+def _prompt(bundle: Bundle, wanted: str, codec: Codec | None) -> Prompt:
     """The preset or clip `wanted`; a voice encodes a clip with its own `codec`, since it has no graph for that."""
-    if codec is None or wanted in preset_names(bundle) or not Path(wanted).exists():
+    if wanted in preset_names(bundle) or not Path(wanted).exists():
         return find_prompt(bundle, wanted)
+    words = _words(bundle, Path(wanted))
+    if codec is None:
+        return find_prompt(bundle, wanted, words)
     spec, hop = bundle.voice.prompt, codec.config.hop
     audio = read_clip(Path(wanted), codec.config.sample_rate, spec.max_prompt_codes * hop)
     whole = torch.from_numpy(audio[: len(audio) - len(audio) % hop])
     with torch.inference_mode():
-        return Prompt(tuple(codec.encode(whole[None])[0].tolist()))
+        return Prompt(tuple(codec.encode(whole[None])[0].tolist()), words or "")
+
+
+def _words(bundle: Bundle, clip: Path) -> str | None:
+    """The words of a clip, in a text file beside it; None for a voice that does not ask for them."""
+    if "{prompt_text}" not in bundle.voice.prompt.layout:
+        return None
+    path = clip.with_suffix(".txt")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}, the words of the clip, which this voice needs, cannot be read: {error}") from None
 
 
 def _hash(files: Sequence[Path]) -> str:

@@ -10,7 +10,6 @@ that exist are kept.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,9 @@ import soundfile
 
 from examples.reference_voice import sentences, speech
 from examples.reference_voice.pack import CLIP
-from sottovoce.runtime.text.normalise import normalise
+from sottovoce.compress.evaluate.judges import Pocketsphinx, words_of
+from sottovoce.compress.evaluate.rows import Row, read_rows, runaway, write_rows
+from sottovoce.compress.evaluate.wer import Figure, difference, figure, meets
 
 Synthesise = Callable[[str, str, int], tuple[np.ndarray, dict[str, Any]]]
 """(text, speaker, seed) → float32 audio at 16 kHz and what is worth noting."""
@@ -65,8 +66,8 @@ def bundle(args: argparse.Namespace) -> Synthesise:
         audio = talk.whole()
         stats = talk.stats()
         return audio, {
-            "stopped": [s.stopped for s in stats.sentences],
-            "codes": [len(s.codes) for s in stats.sentences],
+            "stopped": tuple(s.stopped for s in stats.sentences),
+            "codes": tuple(len(s.codes) for s in stats.sentences),
         }
 
     return synthesise
@@ -77,31 +78,6 @@ def clip(speaker: str, args: argparse.Namespace) -> Path:
     path: Path = args.output.parent / f"{speaker}.wav"
     soundfile.write(path, speech.tidy(speech.flite(CLIP, speaker))[-2 * speech.RATE :], speech.RATE)
     return path
-
-
-class Judge:
-    """pocketsphinx with its own US-English model."""
-
-    def __init__(self) -> None:
-        """Load the recogniser."""
-        from pocketsphinx import Decoder
-
-        self._decoder = Decoder(samprate=speech.RATE, loglevel="FATAL")
-
-    def hear(self, audio: np.ndarray) -> str:
-        """Words heard in `audio`, 0.2 s of silence put on both sides."""
-        padded = np.pad(audio, speech.RATE // 5)
-        data = np.clip(np.round(padded * 32767), -32768, 32767).astype(np.int16).tobytes()
-        self._decoder.start_utt()
-        self._decoder.process_raw(data, full_utt=True)
-        self._decoder.end_utt()
-        hypothesis = self._decoder.hyp()
-        return spoken(hypothesis.hypstr.replace(".", "").split()) if hypothesis else ""
-
-
-def spoken(words: list[str]) -> str:
-    """Words as they are compared: marks dropped, spelled "ay" written like the letter."""
-    return " ".join("a" if w == "ay" else w for w in words if w not in ",.?")
 
 
 def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
@@ -116,61 +92,26 @@ def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
 def run(args: argparse.Namespace) -> int:
     """Judge what is not judged yet; returns 0."""
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["text"], r["speaker"], r["seed"]) for r in rows(args.output)} if args.output.exists() else set()
+    kept = read_rows(args.output) if args.output.exists() else []
+    write_rows(kept, args.output)  # without a last line that a kill cut short
+    done = {row.job for row in kept}
     synthesise = {"raw": raw, "codec": codec, "bundle": bundle}[args.system](args)
-    judge = Judge()
+    judge = Pocketsphinx()
     with args.output.open("a", encoding="utf-8") as file:
         for text, speaker, seed in jobs(args):
             if (text, speaker, seed) in done:
                 continue
             audio, notes = synthesise(text, speaker, seed)
-            row = {"text": text, "speaker": speaker, "seed": seed, "seconds": round(len(audio) / speech.RATE, 2)}
-            row |= {"said": spoken(normalise(text)), "heard": judge.hear(audio), **notes}
-            file.write(json.dumps(row) + "\n")
+            seconds = round(len(audio) / speech.RATE, 2)
+            row = Row(text, speaker, seed, seconds, words_of(text), judge.hear(audio), **notes)
+            file.write(row.to_json())
             file.flush()
     return 0
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a results file; a last line cut short by a kill is left out."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-
-
-def errors(row: dict[str, Any]) -> tuple[int, int]:
-    """Word errors and words of one row."""
-    import jiwer
-
-    if not row["heard"]:
-        return len(row["said"].split()), len(row["said"].split())
-    out = jiwer.process_words(row["said"], row["heard"])
-    return out.substitutions + out.deletions + out.insertions, len(row["said"].split())
-
-
-def by_sentence(results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Errors and words `[2]` summed per sentence: utterances of one sentence are not independent."""
-    out: dict[str, np.ndarray] = {}
-    for row in results:
-        out[row["text"]] = out.get(row["text"], np.zeros(2)) + errors(row)
-    return out
-
-
-def interval(samples: np.ndarray) -> str:
-    """2.5 and 97.5 percentiles, in points."""
-    low, high = np.percentile(samples, [2.5, 97.5]) * 100
-    return f"[{low:.1f}, {high:.1f}]"
-
-
-def bootstrap(tables: list[np.ndarray], draws: int = 4000) -> list[np.ndarray]:
-    """WERs `[draws]` of each table `[sentences, 2]` under the same resampling of sentences."""
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(tables[0]), size=(draws, len(tables[0])))
-    return [t[picks].sum(1)[:, 0] / t[picks].sum(1)[:, 1] for t in tables]
-
-
-def wer(summed: dict[str, np.ndarray]) -> float:
-    """Word error rate in percent of per-sentence sums."""
-    wrong, words = np.sum(list(summed.values()), axis=0)
-    return float(100 * wrong / words)
+def points(found: Figure, sign: str = "") -> str:
+    """A rate or a difference of rates in points, with its interval."""
+    return f"{100 * found.value:{sign}.2f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def report(args: argparse.Namespace) -> int:
@@ -178,44 +119,34 @@ def report(args: argparse.Namespace) -> int:
 
     Returns 1 where a gate is missed: the difference is over NAME's points, or its upper end over them by more than one.
     """
-    tables = {p.stem: rows(p) for p in args.files}
-    gates = {name: float(points) for name, points in (g.split("=") for g in args.gate)}
+    tables = {p.stem: read_rows(p) for p in args.files}
+    gates = {name: float(allowed) for name, allowed in (g.split("=") for g in args.gate)}
     first, missed = next(iter(tables.values())), 0
-    print("| system | utterances | WER % | 95 % | to first, points | gate | runaway or cut % | per speaker |")
-    print("|" + "---|" * 8)
+    print("| system | utterances | WER %, 95 % | to first, points | gate | runaway or cut % | per speaker |")
+    print("|" + "---|" * 7)
     for name, results in tables.items():
-        people = sorted({r["speaker"] for r in results})
-        summed, reference = by_sentence(results), by_sentence([r for r in first if r["speaker"] in people])
-        shared = sorted(set(reference) & set(summed))
-        mine, base = bootstrap([np.array([t[k] for k in shared]) for t in (summed, reference)])
-        each = ", ".join(f"{s} {wer(by_sentence([r for r in results if r['speaker'] == s])):.1f}" for s in people)
-        delta, upper = wer(summed) - wer(reference), 100 * np.percentile(mine - base, 97.5)
-        met = name not in gates or (delta <= gates[name] and upper <= gates[name] + 1)
+        people = sorted({row.speaker for row in results})
+        mine, delta = figure(results), difference(results, [row for row in first if row.speaker in people])
+        if mine is None or delta is None:
+            raise SystemExit(f"{name} and {args.files[0].stem} have no sentence and speaker in common")
+        each = ((s, figure([row for row in results if row.speaker == s])) for s in people)
+        speakers = ", ".join(f"{s} {100 * found.value:.1f}" for s, found in each if found)
+        met = name not in gates or meets(delta, gates[name])
         missed += not met
         gate = f"{'ok' if met else 'MISS'} +{gates[name]:g}" if name in gates else ""
-        cells = [
-            name,
-            len(results),
-            f"{wer(summed):.2f}",
-            interval(mine),
-            f"{delta:+.2f} {interval(mine - base)}",
-            gate,
-        ]
-        print("| " + " | ".join(map(str, [*cells, runaways(results, tables), each])) + " |")
+        cells = [name, len(results), points(mine), points(delta, "+"), gate, runaways(results, tables), speakers]
+        print("| " + " | ".join(map(str, cells)) + " |")
     return min(missed, 1)
 
 
-def runaways(results: list[dict[str, Any]], tables: dict[str, list[dict[str, Any]]]) -> str:
-    """Share of utterances that hit the length limit, or last under 0.5 or over 2 times the teacher's rendering."""
-    lengths = {(r["text"], r["speaker"]): r["seconds"] for r in tables.get("raw", []) + tables.get("general_raw", [])}
-    judged = [(r, lengths[r["text"], r["speaker"]]) for r in results if (r["text"], r["speaker"]) in lengths]
+def runaways(results: list[Row], tables: dict[str, list[Row]]) -> str:
+    """Share of the utterances that the teacher said too which ran away or were cut."""
+    teacher = [*tables.get("raw", []), *tables.get("general_raw", [])]
+    lengths = {(row.text, row.speaker): row.seconds for row in teacher}
+    judged = [(row, lengths[row.text, row.speaker]) for row in results if (row.text, row.speaker) in lengths]
     if not judged:
         return "–"
-    bad = [
-        any(s != "stop token" for s in r.get("stopped", [])) or not 0.5 < r["seconds"] / teacher < 2
-        for r, teacher in judged
-    ]
-    return f"{100 * np.mean(bad):.2f} of {len(judged)}"
+    return f"{100 * np.mean([runaway(*pair) for pair in judged]):.2f} of {len(judged)}"
 
 
 def main() -> int:

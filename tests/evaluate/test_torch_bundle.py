@@ -1,0 +1,57 @@
+"""A voice that torch runs says what its fp32 bundle says, and likelihood is that of the same steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sottovoce.compress.evaluate.synthesise import open_subject
+from sottovoce.errors import OptionError, PromptError
+from sottovoce.runtime.output import wav
+from tests import tiny
+
+TEXT = "hello there, this goes round the ring. and on."
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory) -> Path:
+    """The tiny voice with the window and the prefix that the tiny bundle has."""
+    return tiny.save_voice(tmp_path_factory.mktemp("voices") / "windowed", window=12, prefix=100)
+
+
+def test_a_voice_says_what_its_bundle_says(windowed: Path, tiny_bundle: Path) -> None:
+    voice, bundle = (open_subject(folder, ["bob"], threads=1) for folder in (windowed, tiny_bundle))
+    audio, stats = voice.say(TEXT, "bob", 7)
+    wanted, expected = bundle.say(TEXT, "bob", 7)
+    codes = [sentence.codes for sentence in stats.sentences]
+    assert codes == [sentence.codes for sentence in expected.sentences]
+    assert max(map(len, codes)) > 24  # the ring went round twice
+    assert np.abs(audio - wanted).max() < 1e-3 * np.abs(wanted).max()
+    assert voice.identity != bundle.identity
+
+
+def test_speakers_are_presets_or_clips(windowed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "cyd.wav"
+    clip.with_suffix(".txt").write_text("this is cyd\n")
+    clip.write_bytes(wav(np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32), 16000))
+    prompts = [open_subject(folder, ["ada", str(clip)], threads=1).prompts for folder in (windowed, tiny_bundle)]
+    assert list(prompts[0]) == list(prompts[1]) == ["ada", "cyd"]
+    assert prompts[0] == prompts[1]
+    assert prompts[0]["cyd"].transcript == "this is cyd"
+    assert list(open_subject(windowed, [], threads=1).prompts) == ["ada", "bob"]
+    with pytest.raises(PromptError, match="nobody"):
+        open_subject(windowed, ["nobody"], threads=1)
+    clip.with_suffix(".txt").unlink()
+    with pytest.raises(PromptError, match=r"cyd.txt"):
+        open_subject(windowed, [str(clip)], threads=1)
+    with pytest.raises(OptionError, match="same name"):
+        open_subject(windowed, [str(clip), str(tmp_path / "other" / "cyd.flac")], threads=1)
+
+
+def test_identity_follows_the_weights(windowed: Path, tmp_path: Path) -> None:
+    other = tiny.save_voice(tmp_path / "other", window=12, prefix=100)
+    assert open_subject(other, ["ada"], 1).identity == open_subject(windowed, ["ada"], 1).identity
+    torch.manual_seed(5)
+    tiny.tiny_codec(seed=5).save(other / "codec")
+    assert open_subject(other, ["ada"], 1).identity != open_subject(windowed, ["ada"], 1).identity
