@@ -11,7 +11,6 @@ from sottovoce.compress.recipe import WindowRecipe, read_recipe
 from sottovoce.errors import OptionError
 from sottovoce.runtime.session import thread_count
 
-
 _TRAINING = ("teacher", "recipe", "steps", "cache", "skip_bad", "resume")
 """Options that mean nothing where nothing is trained."""
 
