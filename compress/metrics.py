@@ -48,7 +48,8 @@ class Metrics:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close the file and draw the plot."""
-        self.progress.stop()
+        if self.progress.console.is_terminal:
+            self.progress.stop()
         self.file.close()
         draw(read_rows(self.folder), self.folder / PLOT)
 
@@ -73,10 +74,10 @@ class Metrics:
         print(f"step {row['step']}/{self.steps}: {text}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
 
-def _progress() -> Progress:
-    """A bar with what was last told, the step and the time left."""
+def _progress(console: Console | None = None) -> Progress:
+    """A bar with what was last told, the step and the time left; on stderr where no console is given."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(file=sys.stderr))
+    return Progress(*columns, console=console or Console(file=sys.stderr))
 
 
 def _summary(row: Mapping[str, Any]) -> str:

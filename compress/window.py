@@ -6,6 +6,7 @@ a long one, and what lies outside fades before it is gone. Positions stay those 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class WindowObjective(Objective):
         """`teacher`, frozen here, may be None where `loss.kl` is 0."""
         super().__init__()
         self.student = student.requires_grad_(True).train()
-        self.teacher = teacher.requires_grad_(False).eval() if teacher and loss.kl else None
+        self.teacher: Any = teacher.requires_grad_(False).eval() if teacher and loss.kl else None
         self.loss, self.curriculum = loss, curriculum
         codes = range(prompt.code_offset, prompt.code_offset + prompt.code_count)
         ids = torch.tensor(sorted({*codes, *prompt.stop}))

@@ -53,12 +53,26 @@ class Source:
         return Batch(ids[rows], targets[rows], torch.ones(6)[rows], torch.full((6,), 9)[rows])
 
 
-def run(folder: Path, steps: int = STEPS, recipe: TrainRecipe = RECIPE, **more: object) -> Guess:
-    """Train a guess; `nan_at`, `resume`, `settings`."""
-    objective = Guess(int(more.pop("nan_at", -1)))
-    job = Run(folder, steps, **{"settings": {"seed": 1}, **more})
+def run(
+    folder: Path,
+    steps: int = STEPS,
+    recipe: TrainRecipe = RECIPE,
+    nan_at: int = -1,
+    resume: bool = False,
+    seed: int = 1,
+) -> Guess:
+    """Train a guess; `seed` stands for what makes runs differ."""
+    objective = Guess(nan_at)
+    job = Run(folder, steps, {"seed": seed}, resume)
     train(objective, Source(), recipe, job, open_accelerator(recipe.precision))
     return objective
+
+
+def state_of(folder: Path) -> TrainingState:
+    """The state that a run left."""
+    state = TrainingState.load(folder)
+    assert state is not None
+    return state
 
 
 def weights(objective: Guess) -> Tensor:
@@ -128,12 +142,12 @@ def test_a_run_is_not_started_over_another(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at step 8: --resume"):
         run(tmp_path)
     with pytest.raises(OptionError, match="that run had seed 1, this one has 2"):
-        run(tmp_path, resume=True, settings={"seed": 2})
+        run(tmp_path, resume=True, seed=2)
 
 
 def test_a_state_knows_only_what_is_trained(tmp_path: Path) -> None:
     run(tmp_path)
-    state = TrainingState.load(tmp_path)
+    state = state_of(tmp_path)
     assert set(state.weights) == {"table.weight"}
     assert {key for _, key in state.moments} == {"step", "exp_avg", "exp_avg_sq"}
 
@@ -156,7 +170,7 @@ def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(training_state, "save_file", fill)
     with pytest.raises(OutputError, match="No space left"):
         run(tmp_path)
-    assert TrainingState.load(tmp_path).step == 3
+    assert state_of(tmp_path).step == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, PLOT, STATE]
 
 

@@ -42,8 +42,8 @@ def test_curriculum() -> None:
     """From 128 to 32 by a cosine, τ by decades; hard after its share of the steps."""
     curriculum = Curriculum(RECIPE, window=32, longest=500, steps=100)
     assert curriculum.at(0) == (128, 1.0)
-    assert curriculum.at(40) == (80, pytest.approx(10.0))
-    assert curriculum.at(20) == (round(128 - 96 * 0.5 * (1 - math.sqrt(0.5))), pytest.approx(10**0.5))
+    assert curriculum.at(40) == pytest.approx((80, 10.0))
+    assert curriculum.at(20) == pytest.approx((round(128 - 96 * 0.5 * (1 - math.sqrt(0.5))), 10**0.5))
     assert curriculum.at(80) == curriculum.at(99) == (32, math.inf)
     windows, taus = zip(*(curriculum.at(step) for step in range(100)), strict=True)
     assert list(windows) == sorted(windows, reverse=True) and list(taus) == sorted(taus)
