@@ -74,6 +74,7 @@ class DecoderConfig:
         _refuse_unsupported(config, traits)
         normal = _Normalized(family, config)
         heads, width = normal.integer("num_attention_heads"), normal.integer("hidden_size")
+        head_dim = traits.head_dim or width // max(heads, 1)
         return cls(
             family=family,
             vocab_size=normal.integer("vocab_size"),
@@ -81,8 +82,8 @@ class DecoderConfig:
             intermediate_size=normal.integer("intermediate_size", None if traits.gated else 4 * width),
             layers=normal.integer("num_layers"),
             heads=heads,
-            kv_heads=normal.integer("num_key_value_heads", heads),
-            head_dim=normal.integer("head_dim", traits.head_dim or width // max(heads, 1)),
+            kv_heads=normal.integer("num_key_value_heads", heads) if traits.grouped else heads,
+            head_dim=normal.integer("head_dim", head_dim) if traits.grouped else head_dim,
             max_position=normal.integer("max_position_embeddings"),
             norm_eps=_number(config, *traits.norm_eps),
             rope=RopeConfig() if traits.learned_positions else _rope(config),

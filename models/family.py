@@ -25,8 +25,8 @@ class Traits:
 
     `layer_norm`: LayerNorm with a bias instead of RMSNorm; `learned_positions`: a table added to the embedding instead
     of rotation; `gated`: down(act(gate) · up) instead of down(act(up)); `qk_norm`: queries and keys are normalised per
-    head; biases of q/k/v, of the attention's output and of the feed-forward: always, never, or as the config key named
-    says.
+    head; `grouped`: the config may give fewer KV heads than heads, and a head_dim that is not d / heads; biases of
+    q/k/v, of the attention's output and of the feed-forward: always, never, or as the config key named says.
 
     Of HF's config: `activation` and `norm_eps` are key and default, `tied` and `head_dim` defaults (None: d / heads),
     `keys` other names of common keys, `fixed` settings that must have the one value this package computes. Of HF's
@@ -38,6 +38,7 @@ class Traits:
     learned_positions: bool = False
     gated: bool = True
     qk_norm: bool = False
+    grouped: bool = True
     qkv_bias: bool | str = "attention_bias"
     output_bias: bool | str = "attention_bias"
     mlp_bias: bool | str = False
@@ -59,6 +60,7 @@ FAMILIES: Final[Mapping[Family, Traits]] = {
         layer_norm=True,
         learned_positions=True,
         gated=False,
+        grouped=False,
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sottovoce.errors import BundleError, VoiceError
 from sottovoce.models.checkpoint import CONFIG, Checkpoint, read_json, save_weights, write_atomic
+from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec, parse
 
@@ -102,6 +103,7 @@ def _read_spec(folder: Path, checkpoint: Checkpoint) -> VoiceSpec:
     spec: VoiceSpec = _parse(VoiceSpec, section, where)
     _check_files(folder, spec)
     _check_ids(spec, checkpoint.config.vocab_size, where)
+    _check_positions(spec, checkpoint.config, where)
     return spec
 
 
@@ -127,6 +129,16 @@ def _check_ids(spec: VoiceSpec, vocab_size: int, where: str) -> None:
         raise VoiceError(f"{where}.prompt.layout: {bad_fields[0]!r} is not one of {', '.join(sorted(fields))}")
     if min(prompt.code_count, spec.prefix, spec.max_new_tokens) < 1 or (spec.window is not None and spec.window < 2):
         raise VoiceError(f"{where}: code_count, prefix and max_new_tokens must be at least 1, window at least 2")
+
+
+def _check_positions(spec: VoiceSpec, config: DecoderConfig, where: str) -> None:
+    """Learned positions end where their table does; rotated ones go on, at worst with poorer speech."""
+    longest = spec.prefix + spec.max_new_tokens
+    if config.traits.learned_positions and longest > config.max_position:
+        raise VoiceError(
+            f"{where}: prefix {spec.prefix} and max_new_tokens {spec.max_new_tokens} pass the {config.max_position} "
+            "positions that the checkpoint has learned: lower one of them"
+        )
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:

@@ -121,6 +121,14 @@ def test_a_voice_without_presets_is_verified_too(tiny_voice: Path, tmp_path: Pat
     assert [case for case in cases if case.startswith("nobody")]
 
 
+def test_a_gpt2_voice_speaks_as_torch_says(tmp_path: Path) -> None:
+    voice = tiny.save_voice(tmp_path / "voice", "gpt2", {"n_embd": 32, "n_head": 2, "n_positions": 512}, window=16)
+    assert export(voice, tmp_path / "bundle", "--weights", "fp32") == 0
+    parity = read_parity(tmp_path / "bundle")
+    assert parity.passed
+    assert [case for case in parity.decoder.cases if case.startswith("ada: sentence")]
+
+
 def test_a_gpt2_decoder_over_a_half_cache(tmp_path: Path) -> None:
     bare = write_folder(tmp_path / "bare", "gpt2_tied")
     options = ["--decoder-only", "--prefix", "12", "--window", "9", "--weights", "fp32", "--cache", "fp16"]

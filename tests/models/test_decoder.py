@@ -37,6 +37,11 @@ def test_reads_what_transformers_writes(name: str) -> None:
     assert DecoderConfig.from_hf(written) == DecoderConfig.from_hf(CONFIGS[name])
 
 
+def test_gpt2_has_heads_of_one_size_whatever_else_a_config_says() -> None:
+    stray = {"num_key_value_heads": 1, "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1.0, "rope_theta": 5.0}
+    assert DecoderConfig.from_hf(CONFIGS["gpt2_tied"] | stray) == DecoderConfig.from_hf(CONFIGS["gpt2_tied"])
+
+
 @pytest.mark.parametrize("kind", ["bool", "additive"])
 def test_explicit_causal_mask_equals_default(kind: str) -> None:
     decoder = tiny_decoder("qwen2_tied")

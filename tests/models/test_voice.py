@@ -25,9 +25,9 @@ SPEC = VoiceSpec(
 PROMPT = {"codes": [1, 2, 3], "transcript": "hello", "licence": "CC0", "consent": "synthetic"}
 
 
-def write_voice(folder: Path, spec: VoiceSpec = SPEC) -> Path:
+def write_voice(folder: Path, spec: VoiceSpec = SPEC, name: str = "qwen2_tied") -> Path:
     """A whole voice folder; the codec's files are placeholders, `Voice` does not read them."""
-    save_voice(tiny_decoder("qwen2_tied"), CONFIGS["qwen2_tied"], spec, folder)
+    save_voice(tiny_decoder(name), CONFIGS[name], spec, folder)
     for name in ("codec/config.json", "codec/model.safetensors", "text.json", "prompts/ann.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(PROMPT))
@@ -41,6 +41,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert voice.codec_folder == tmp_path / "voice" / "codec"
     expected = tiny_decoder("qwen2_tied").head.half().float()
     assert torch.equal(voice.checkpoint.load().head, expected)
+
+
+def test_learned_positions_bound_a_voice(tmp_path: Path) -> None:
+    for name, longest in (("qwen2_tied", 449), ("gpt2_tied", 448)):
+        Voice.open(write_voice(tmp_path / name, replace(SPEC, max_new_tokens=longest), name))
+    with pytest.raises(VoiceError, match="prefix 64 and max_new_tokens 449 pass the 512 positions"):
+        Voice.open(write_voice(tmp_path / "gpt2_tied", replace(SPEC, max_new_tokens=449), "gpt2_tied"))
 
 
 def test_bare_folder_is_a_decoder_only(tmp_path: Path) -> None:
