@@ -71,13 +71,18 @@ def test_a_clip_is_a_stretch_of_another_utterance_of_the_speaker():
     utterances = [spoken("a", codes=40), spoken("b", codes=20), spoken("c", codes=45), spoken("z", speaker="bob")]
     utterances.append(spoken("y", speaker="bob"))
     batches = Batches(utterances, spec(CODES_ONLY, {"max_prompt_codes": 24}), BatchRecipe(2000, 1))
-    seen, lengths = set(), set()
+    seen, lengths, starts = set(), set(), set()
     for step in range(60):
         batch = batches.collate([0], step)
         clip = batch.ids[0, 12 : batch.prefix[0] - 1].numpy()
         lengths.add(len(clip))
-        seen |= {u.id for u in utterances if clip.tobytes() in u.codes.astype(np.int64).tobytes()}
+        for other in utterances:
+            place = other.codes.astype(np.int64).tobytes().find(clip.tobytes())
+            if place >= 0:
+                seen.add(other.id)
+                starts.add(place // 8)
     assert seen == {"b", "c"}
+    assert len(starts) > 8
     assert min(lengths) >= 7
     assert max(lengths) <= 24
     assert len(lengths) > 8
@@ -103,7 +108,8 @@ def test_every_utterance_comes_once_an_epoch_within_the_budget_and_by_length():
     assert max(sizes) <= 700
     padding = np.mean([(batches.spans[b].max() - batches.spans[b]).mean() for b in drawn if len(b) > 1])
     assert padding < 8
-    assert [len(b) for b in drawn] != sorted(len(b) for b in drawn)
+    shortest = [int(batches.spans[b].min()) for b in drawn]
+    assert shortest != sorted(shortest)
     later = [batches.global_batch(step) for step in range(steps, 2 * steps)]
     assert sorted(map(sorted, later)) != sorted(map(sorted, drawn))
 
