@@ -23,7 +23,8 @@ EXTRAS: Final = {
     "rich": "export",
     "pocketsphinx": "evaluate",
     "jiwer": "evaluate",
-    "matplotlib": "evaluate",
+    "accelerate": "compress",
+    "matplotlib": "compress",
 }
 """The extra that brings each optional module."""
 

@@ -63,7 +63,7 @@ def runaway(row: Row, reference_seconds: float | None = None) -> bool:
         return True
     if row.reference_seconds and row.speech_seconds is not None:
         return not SHORTEST < row.speech_seconds / row.reference_seconds < LONGEST
-    return bool(reference_seconds) and not SHORTEST < row.seconds / reference_seconds < LONGEST
+    return reference_seconds is not None and not SHORTEST < row.seconds / reference_seconds < LONGEST
 
 
 def read_rows(path: Path) -> list[Row]:
