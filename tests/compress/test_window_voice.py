@@ -79,7 +79,12 @@ def free_port() -> int:
 
 def losses(output: Path) -> list[list[float]]:
     """Loss, cross-entropy and KL of each step."""
-    return [[row[name] for name in ("loss", "ce", "kl")] for row in read_rows(output.with_name("voice.training"))]
+    return [[row[name] for name in ("loss", "ce", "kl")] for row in rows_of(output)]
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """The metrics of the training that made `output`."""
+    return read_rows(output.with_name("voice.training"))
 
 
 def test_the_voice_tells_what_was_done(whole: Path, tiny_voice: Path) -> None:
@@ -100,7 +105,7 @@ def test_the_voice_tells_what_was_done(whole: Path, tiny_voice: Path) -> None:
 def test_the_student_moved_towards_its_teacher(whole: Path, tiny_voice: Path) -> None:
     after, before = (Voice.open(folder).checkpoint.load().head for folder in (whole, tiny_voice))
     assert (after - before).abs().max() > 1e-3
-    rows = read_rows(whole.with_name("voice.training"))
+    rows = rows_of(whole)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[0]["window"] > WINDOW and rows[-1]["window"] == WINDOW and rows[-1]["tau"] is None
     assert sum(row["ce"] for row in rows[-4:]) < sum(row["ce"] for row in rows[:4])
@@ -117,6 +122,9 @@ def test_two_processes_learn_what_one_does(
     assert len(both) == len(one) == STEPS
     for ours, theirs in zip(both, one, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+    # Adam does not mind a gradient of half the size: a mean where a sum belongs shows here alone.
+    norms = [[row["gradient"] for row in rows_of(output)] for output in (tmp_path / "voice", whole)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
     weights = [Voice.open(folder).checkpoint.load().state_dict() for folder in (tmp_path / "voice", whole)]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=2e-3, rtol=0)
