@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         methods.add_parser(
             "window",
             help="constant memory: attend to the prefix and a window of what was said (WAND)",
-            description="Several processes: accelerate launch --num_processes N -m sottovoce compress window …",
+            description="Several processes: torchrun --nproc-per-node N -m sottovoce compress window …",
         )
     )
 

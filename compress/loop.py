@@ -1,7 +1,8 @@
 """The training loop that every compression shares: it knows batches and sums of losses, not what is being learned.
 
-One process or several (`accelerate launch` or `torchrun`), the same global batch and the same arithmetic: losses are
-summed, and divided by the tokens of the whole batch. What is learned after N steps does not depend on kills between.
+One process or several (`torchrun`, or `accelerate launch` on GPUs), the same global batch and the same arithmetic:
+losses are summed, and divided by the tokens of the whole batch. What is learned after N steps does not depend on kills
+between.
 """
 
 import math

@@ -1,5 +1,6 @@
 """What a training tells: a line on the terminal, a row of JSON per step in a file, and a plot of it all."""
 
+import contextlib
 import json
 import math
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -50,8 +52,10 @@ class Metrics:
         """Close the file and draw the plot."""
         if self.progress.console.is_terminal:
             self.progress.stop()
-        self.file.close()
-        draw(read_rows(self.folder), self.folder / PLOT)
+        # A disk that is full would refuse these too: what is told is the error that ended the run.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.file.close()
+            draw(read_rows(self.folder), self.folder / PLOT)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Write the row of a step and move the line; raises OutputError where the disk refuses."""
@@ -99,8 +103,6 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Plot `rows` over their steps into the PNG `path`: the losses in one panel, everything else in one each."""
-    from matplotlib.figure import Figure
-
     if not rows:
         return
     others = ["gradient", "lr"]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sottovoce.compress import metrics
 from sottovoce.compress.metrics import PLOT, Metrics, draw, read_rows
+from sottovoce.errors import OutputError
 
 
 def row(step: int, **more: Any) -> dict[str, Any]:
@@ -50,6 +51,21 @@ def test_rows_are_there_at_once(tmp_path: Path) -> None:
     with Metrics(tmp_path, 0, 3) as run:
         run.row(row(1))
         assert [r["step"] for r in read_rows(tmp_path)] == [1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("the plot cannot be written")
+
+    monkeypatch.setattr(metrics, "draw", full)
+    with (
+        pytest.raises(OutputError, match=r"metrics\.jsonl cannot be written: No space left"),
+        Metrics(tmp_path, 0, 3) as run,
+    ):
+        run.file.close()
+        run.file = Path("/dev/full").open("w")  # noqa: SIM115 (the run closes it)
+        run.row(row(1))
 
 
 def test_the_plot_has_a_panel_per_quantity(tmp_path: Path) -> None:
