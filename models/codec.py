@@ -25,7 +25,7 @@ from sottovoce.runtime.strict_json import read_json
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Sizes of the codec; lengths in samples at `sample_rate`."""
+    """Sizes of the codec; lengths in samples at `sample_rate`; `level` is the RMS of the speech it knows."""
 
     sample_rate: int = 16000
     hop: int = 320
@@ -42,6 +42,7 @@ class CodecConfig:
     decoder_frame_layers: int = 3
     delay: int = 1280
     flush_code: int = 0
+    level: float | None = 0.08
 
     @property
     def per_code(self) -> int:
@@ -241,5 +242,6 @@ def codec_spec(codec: Codec) -> CodecSpec:
         delay=config.delay,
         flush_codes=config.flush_codes,
         flush_code=config.flush_code,
+        level=config.level,
         states=tuple(StateSpec(f"state.{i}", tuple(state.shape)) for i, state in enumerate(states)),
     )

@@ -174,6 +174,7 @@ class CodecSpec:
     """Codec graphs: `hop` samples per code.
 
     The first `delay` samples are dropped; `flush_codes` × `flush_code` are fed at the end to get the last ones out.
+    Clips are brought to an RMS of `level` before they are encoded (None: taken as they are).
     """
 
     sample_rate: int
@@ -184,6 +185,7 @@ class CodecSpec:
     states: tuple[StateSpec, ...]
     decoder: str = "codec_decoder.onnx"
     encoder: str | None = "codec_encoder.onnx"
+    level: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 from sottovoce.errors import BundleError, OptionError, PromptError
 from sottovoce.runtime.bundle import Bundle
-from sottovoce.runtime.clip import read_clip
+from sottovoce.runtime.clip import levelled, read_clip
 from sottovoce.runtime.codec import encode
 from sottovoce.runtime.manifest import Prompt, parse
 from sottovoce.runtime.output import written_whole
@@ -65,7 +65,7 @@ def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
             f"{path} lasts {len(audio) / codec.sample_rate:.3f} s: a prompt needs clear speech, "
             f"up to {spec.max_prompt_codes * codec.hop / codec.sample_rate:.2f} s of it"
         )
-    return encode(bundle, audio)[: spec.max_prompt_codes]
+    return encode(bundle, levelled(audio, codec.level))[: spec.max_prompt_codes]
 
 
 def load_preset(bundle: Bundle, name: str) -> Prompt:

@@ -128,7 +128,7 @@ class Tokeniser:
             raise CorpusError("silent")
         if len(audio) < config.hop:
             raise CorpusError(f"{len(audio)} samples, a code takes {config.hop}")
-        whole = torch.from_numpy(audio[: len(audio) - len(audio) % config.hop])
+        whole = torch.from_numpy(clip.levelled(audio, config.level)[: len(audio) - len(audio) % config.hop])
         with torch.inference_mode():
             codes = self.codec.encode(whole[None].to(self.device))[0].cpu().numpy()
         return self._checked(codes.astype(np.int32))

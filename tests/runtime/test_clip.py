@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from sottovoce.errors import MissingExtraError, PromptError
-from sottovoce.runtime.clip import read_clip
+from sottovoce.runtime.clip import levelled, read_clip
 
 RATE = 16000
 
@@ -26,6 +26,18 @@ def test_channels_are_averaged(tmp_path):
     audio = read_clip(path, RATE, RATE)
     assert audio.dtype == np.float32
     np.testing.assert_allclose(audio, 0.125)
+
+
+def test_clips_of_any_level_are_heard_alike():
+    speech = np.pad(0.3 * np.sin(np.arange(8000) / 5), 4000).astype(np.float32)
+    quiet = levelled(speech * 0.01, 0.08)
+    np.testing.assert_allclose(quiet, levelled(speech, 0.08), atol=1e-6)
+    assert np.sqrt(np.mean(quiet[4000:12000] ** 2)) == pytest.approx(0.08, rel=0.01)
+    spike = np.zeros(1000, np.float32)
+    spike[500] = 0.1
+    assert np.abs(levelled(spike, 0.08)).max() == pytest.approx(0.08)
+    assert np.abs(levelled(speech, 0.9)).max() <= 0.951
+    assert levelled(speech, None) is speech
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
