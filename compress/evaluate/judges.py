@@ -70,7 +70,7 @@ class Whisper:
         try:
             from transformers import WhisperForConditionalGeneration, WhisperProcessor
         except ImportError:
-            raise MissingExtraError("transformers", "evaluate") from None
+            raise OptionError("transformers is not installed: pip install transformers") from None
         try:
             self._processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
             self._model = WhisperForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval()

@@ -1,5 +1,6 @@
 """What a voice is held against: the same texts by the speakers themselves, from flite or from recordings."""
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ class Flite:
             said = subprocess.run(["flite", "--version"], check=False, capture_output=True, text=True).stdout
         except FileNotFoundError:
             raise OptionError("--reference flite: the command is not installed (apt-get install flite)") from None
-        self.identity = " ".join(said.split()) or "flite"
+        found = re.search(r"flite-\S+", said)
+        self.identity = found[0] if found else "flite"
 
     def render(self, text: str, speaker: str) -> Floats | None:
         """See `Reference`."""

@@ -61,6 +61,7 @@ def test_level_and_silence_at_the_ends_do_not_count() -> None:
     audio = speech()
     padded = np.pad(0.25 * audio, (3200, 4800))
     assert distortion(padded, audio) < 0.1 * distortion(speech(), -np.cumsum(audio) / 50)
+    assert distortion(1e-3 * audio, audio) < 1e-3  # the floor follows the level
     assert len(audio) - 800 < len(spoken_part(padded)) < len(audio) + 800
 
 
