@@ -25,6 +25,7 @@ PAUSE = 10.0
 """Least seconds between two plain lines: a log file is read by people."""
 
 _NOT_DRAWN = ("step", "tokens", "seconds")
+_OPTIMISER = ("gradient", "lr")
 _WIDE = 50.0
 """Ratio of largest to smallest value from which a curve is drawn on a logarithmic scale."""
 
@@ -86,7 +87,7 @@ def _progress(console: Console | None = None) -> Progress:
 
 def _summary(row: Mapping[str, Any]) -> str:
     """Losses and schedule in few words."""
-    skip = (*_NOT_DRAWN, "lr", "gradient")
+    skip = (*_NOT_DRAWN, *_OPTIMISER)
     return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in skip and v is not None)
 
 
@@ -105,22 +106,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Plot `rows` over their steps into the PNG `path`: the losses in one panel, everything else in one each."""
     if not rows:
         return
-    others = ["gradient", "lr"]
-    names = [n for n in rows[-1] if n not in _NOT_DRAWN]
+    names = [name for name in rows[-1] if name not in _NOT_DRAWN]
     split = names.index("lr")
-    panels = [names[:split], *([n] for n in names[split:] if n not in others), *([n] for n in others)]
+    losses, schedule = names[:split], [name for name in names[split:] if name not in _OPTIMISER]
+    panels = [losses, *([name] for name in (*schedule, *_OPTIMISER))]
     figure = Figure(figsize=(8, 2.2 * len(panels)), layout="constrained")
     steps = [row["step"] for row in rows]
     for axis, drawn in zip(figure.subplots(len(panels), sharex=True), panels, strict=True):
         for name in drawn:
             axis.plot(steps, [math.nan if row.get(name) is None else row[name] for row in rows], label=name)
         axis.legend(loc="upper right")
-        axis.set_yscale("log" if _is_wide(rows, drawn) else "linear")
+        axis.set_yscale("log" if drawn[0] in schedule and _is_wide(rows, drawn[0]) else "linear")
     axis.set_xlabel("step")
     write_atomic(path, lambda part: figure.savefig(part, format="png", dpi=100))
 
 
-def _is_wide(rows: list[dict[str, Any]], names: list[str]) -> bool:
+def _is_wide(rows: list[dict[str, Any]], name: str) -> bool:
     """Whether values span so much that a linear scale would hide the small ones."""
-    values = [row[name] for row in rows for name in names if row.get(name) is not None]
+    values = [row[name] for row in rows if row.get(name) is not None]
     return bool(values) and min(values) > 0 and max(values) / min(values) > _WIDE

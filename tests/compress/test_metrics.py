@@ -83,4 +83,4 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("values", "wide"), [([1.0, 1000.0], True), ([1.0, 2.0], False), ([0.0, 1000.0], False)])
 def test_scale(values: list[float], wide: bool) -> None:
-    assert metrics._is_wide([{"x": value} for value in values] + [{"x": None}], ["x"]) == wide
+    assert metrics._is_wide([{"x": value} for value in values] + [{"x": None}], "x") == wide
