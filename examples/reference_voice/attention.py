@@ -1,11 +1,12 @@
 """Attention as the recipe trains it: plain matrix products, and a guide that shows some heads where the text is read.
 
-What is said at a fraction x of an utterance stands near the fraction x of its text. Some heads are paid for looking
-there (guided attention, arXiv 1710.08969, here as a loss on attention mass); the guide then fades out.
+The teacher's phone times say which symbol of the text each code speaks. One head of some layers is paid for looking
+there (guided attention, arXiv 1710.08969, here as a loss on attention mass, and with known places).
 """
 
 from types import MethodType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,8 @@ from sottovoce.models.decoder import Attention, Decoder
 GUIDED = (1, 2, 3)
 """Layers whose first head is guided."""
 
-WIDTH = 0.08
-"""Standard deviation of the guide, as a fraction of the utterance."""
+WIDTH = 0.8
+"""Standard deviation of the guide, in text symbols."""
 
 
 def grouped_attention(self: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -39,10 +40,10 @@ def use_grouped_attention(decoder: Decoder) -> None:
         layer.self_attn.attend = MethodType(grouped_attention, layer.self_attn)
 
 
-def set_guide(decoder: Decoder, guide: Tensor | None) -> None:
-    """Guide the heads of GUIDED by `guide` [B,T,T], or not at all."""
+def set_guide(decoder: Decoder, wanted: Tensor | None) -> None:
+    """Guide the heads of GUIDED by `wanted` [B,T,T], or not at all."""
     for index in GUIDED:
-        decoder.model.layers[index].self_attn.guide = guide
+        decoder.model.layers[index].self_attn.guide = wanted
 
 
 def guide_loss(decoder: Decoder) -> Tensor:
@@ -50,12 +51,12 @@ def guide_loss(decoder: Decoder) -> Tensor:
     return torch.stack([decoder.model.layers[index].self_attn.guide_loss for index in GUIDED]).mean()
 
 
-def diagonal(spans: list[tuple[int, int, int]], length: int) -> Tensor:
-    """The guide [B, length, length] of rows with `spans` (text symbols, prefix length, speech codes): rows that choose
-    a code weigh the text's columns by their distance from the diagonal; everything else is 0."""
-    guide = torch.zeros(len(spans), length, length)
-    for row, (text, prefix, codes) in zip(guide, spans, strict=True):
-        said = (torch.arange(codes) + 0.5) / codes
-        read = (torch.arange(text) + 0.5) / text
-        row[prefix - 1 : prefix - 1 + codes, 1 : 1 + text] = torch.exp(-((said[:, None] - read) ** 2) / (2 * WIDTH**2))
-    return guide
+def guide(prefixes: list[int], places: list[np.ndarray], length: int) -> Tensor:
+    """The guide [B, length, length]: rows that choose a code weigh the columns near its place in the text (see
+    `corpus.Batch`); everything else is 0."""
+    out = torch.zeros(len(prefixes), length, length)
+    for row, prefix, columns in zip(out, prefixes, places, strict=True):
+        text = torch.arange(1, int(columns.max()) + 1)
+        off = torch.from_numpy(columns)[:, None] - text
+        row[prefix - 1 : prefix - 1 + len(columns), 1 : 1 + len(text)] = torch.exp(-(off**2) / (2 * WIDTH**2))
+    return out

@@ -1,7 +1,7 @@
 """Stage 4: speech shards → code shards.
 
 `python -m examples.reference_voice.tokenise --data work/speech --codec work/codec -o work/codes` encodes every
-utterance by itself (as a reference clip is encoded at run time) and keeps texts and speakers beside the codes.
+utterance by itself (as a reference clip is encoded at run time) and keeps texts, speakers and a phone label per code.
 Shards that exist are skipped.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from examples.reference_voice.speech import FRAME
 from sottovoce.models.codec import Codec
 
 
@@ -20,6 +21,11 @@ def encode(codec: Codec, audio: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         codes: np.ndarray = codec.encode(torch.from_numpy(padded)[None])[0].numpy().astype(np.int16)
     return codes
+
+
+def labels(phones: np.ndarray, codes: int) -> np.ndarray:
+    """Of phone labels [frames], two per code, the second of every code's `[codes]`; a pause where they have ended."""
+    return np.pad(phones[1::2], (0, 1))[:codes]
 
 
 def main() -> None:
@@ -38,9 +44,16 @@ def main() -> None:
             continue
         shard = np.load(path)
         codes = [encode(codec, a) for a in np.split(shard["audio"], shard["ends"][:-1])]
+        named = np.split(shard["phones"], shard["ends"][:-1] // FRAME)
         rest = {k: shard[k] for k in ("texts", "speakers")}
         part = target.with_suffix(".part.npz")
-        np.savez(part, codes=np.concatenate(codes), ends=np.cumsum([len(c) for c in codes]), **rest)
+        np.savez(
+            part,
+            codes=np.concatenate(codes),
+            phones=np.concatenate([labels(n, len(c)) for n, c in zip(named, codes, strict=True)]),
+            ends=np.cumsum([len(c) for c in codes]),
+            **rest,
+        )
         part.replace(target)
         print(target.name, flush=True)
 

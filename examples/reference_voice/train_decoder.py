@@ -23,12 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from examples.reference_voice import layout
-from examples.reference_voice.attention import diagonal, guide_loss, set_guide, use_grouped_attention
+from examples.reference_voice.attention import guide, guide_loss, set_guide, use_grouped_attention
 from examples.reference_voice.corpus import Batch, Corpus
 from sottovoce.models.codec import CodecConfig
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.fsq import FSQ
+
+GUIDE = 0.3
+"""Weight of the attention guide."""
 
 HF_CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -88,9 +91,9 @@ class Loss(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, batch: Batch, guide: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the guide's loss (0 where `guide`, its weight, is 0); both scalars."""
-        set_guide(self.decoder, diagonal(batch.spans, batch.ids.shape[1]) if guide else None)
+    def forward(self, batch: Batch, guided: bool = False) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and the guide's loss (0 unless `guided`); both scalars."""
+        set_guide(self.decoder, guide(batch.prefixes, batch.places, batch.ids.shape[1]) if guided else None)
         wanted = batch.targets >= 0
         targets = batch.targets[wanted]
         with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
@@ -100,8 +103,7 @@ class Loss(nn.Module):
                 F.cross_entropy(self.decoder.logits(h, slice(0, layout.STOP + 1)).float(), t, reduction="sum")
                 for h, t in zip(hidden.split(400), targets.split(400), strict=True)
             ]
-        guided = guide_loss(self.decoder) if guide else torch.zeros(())
-        return torch.stack(pieces).sum() / len(targets), guided
+        return torch.stack(pieces).sum() / len(targets), guide_loss(self.decoder) if guided else torch.zeros(())
 
 
 def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -161,10 +163,9 @@ def train(args: argparse.Namespace, rank: int) -> None:
             group["lr"] = schedule(step, args)
         longest = int(min(1000, 140 + step * 0.25))
         rng = np.random.default_rng([args.seed, step, rank])
-        guide = args.guide * max(0.0, 1 - step / args.guide_steps)
-        loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), guide)
+        loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), guided=True)
         optimizer.zero_grad()
-        (loss + guide * guided).backward()
+        (loss + GUIDE * guided).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         recent.append((loss.item(), guided.item()))
@@ -190,8 +191,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--mask", type=float, default=0.3, help="largest share of speech history hidden")
     parser.add_argument("--decay", type=int, default=1500, help="steps of decay at the end")
-    parser.add_argument("--guide", type=float, default=0.5, help="weight of the attention guide at the start")
-    parser.add_argument("--guide-steps", type=int, default=2000, help="steps after which it is gone")
     parser.add_argument("--init", type=Path, help="start from the weights of this folder (model.safetensors)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
