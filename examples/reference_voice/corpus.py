@@ -121,10 +121,9 @@ def places(phones: list[int], said: list[tuple[int, int]]) -> np.ndarray:
     """
     starts = [i for i, p in enumerate(phones) if i == 0 or p != phones[i - 1]]
     columns, column = np.zeros(len(phones), np.int64), said[0][1]
-    opcodes = Levenshtein.opcodes([p for p, _ in said], [phones[i] for i in starts])
     ends = [*starts[1:], len(phones)]
-    for kind, first, _, begin, end in opcodes:
-        for offset, segment in enumerate(range(begin, end)):
-            column = column if kind == "insert" else said[first + offset][1]
+    for run in Levenshtein.opcodes([p for p, _ in said], [phones[i] for i in starts]):
+        for offset, segment in enumerate(range(run.dest_start, run.dest_end)):
+            column = column if run.tag == "insert" else said[run.src_start + offset][1]
             columns[starts[segment] : ends[segment]] = column
     return columns

@@ -65,7 +65,7 @@ def test_rows_and_figures(evaluate, tmp_path: Path) -> None:
     assert found["rtf"] > 0 and found["differences"] == {}
 
 
-def test_what_is_judged_is_not_judged_again(evaluate, monkeypatch, tmp_path: Path) -> None:
+def test_what_is_judged_is_not_judged_again(evaluate, monkeypatch, tmp_path):
     evaluate("--speakers", "ada")
     made, row = [], Evaluator.row
     monkeypatch.setattr(Evaluator, "row", lambda self, job: made.append(job.seed) or row(self, job))
@@ -89,7 +89,7 @@ def test_a_gate_decides_the_exit_status(evaluate, tmp_path: Path) -> None:
 
 
 @needs_flite
-def test_a_reference_measures_sound_and_speakers(evaluate, tmp_path: Path, monkeypatch) -> None:
+def test_a_reference_measures_sound_and_speakers(evaluate, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SENTENCES", reference.SENTENCES[:8])
     audio = {name: tmp_path / f"{name}.wav" for name in ("rms", "cyd")}
     flite = reference.Flite().render("hello there", "rms")[:6000]

@@ -15,7 +15,7 @@ needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is
 
 
 @needs_flite
-def test_pocketsphinx_hears_the_same_in_any_order() -> None:
+def test_pocketsphinx_hears_the_same_in_any_order():
     flite, judge = Flite(), Pocketsphinx()
     first, other = flite.render("Turn left after the bridge.", "rms"), flite.render("It will rain.", "slt")
     alone = judge.hear(first)

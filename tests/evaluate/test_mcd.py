@@ -57,7 +57,7 @@ def speech(seconds: float = 0.5) -> np.ndarray:
     return np.where(np.arange(len(noise)) % 3200 < 1600, noise, np.convolve(noise, np.ones(8) / 8, "same"))
 
 
-def test_level_and_silence_at_the_ends_do_not_count() -> None:
+def test_level_and_silence_at_the_ends_do_not_count():
     audio = speech()
     padded = np.pad(0.25 * audio, (3200, 4800))
     assert distortion(padded, audio) < 0.1 * distortion(speech(), -np.cumsum(audio) / 50)

@@ -43,7 +43,7 @@ def stepwise(voice: Voice, batch, row: int) -> np.ndarray:
     return torch.stack(logits)[:, : tiny.CODES + 1].log_softmax(-1).double().numpy()
 
 
-def test_every_token_counts_once(voices, corpus: Path, tmp_path: Path) -> None:
+def test_every_token_counts_once(voices, corpus, tmp_path):
     windowed, full, state = voices[8], voices[None], PartialState(cpu=True)
     batches = held_out(windowed, corpus, tmp_path / "tokens", state)
     found = likelihood(windowed, full, batches, state)

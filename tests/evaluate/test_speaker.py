@@ -34,7 +34,7 @@ def test_a_speaker_that_a_fold_lacks_is_no_error() -> None:
 
 
 @needs_flite
-def test_flite_voices_are_told_apart(monkeypatch) -> None:
+def test_flite_voices_are_told_apart(monkeypatch):
     """Eight sentences are enough to train on; others by the same speakers are named right, and silence is nobody."""
     monkeypatch.setattr(reference, "SENTENCES", reference.SENTENCES[:8])
     flite = Flite()

@@ -32,7 +32,7 @@ def test_utterances_of_a_sentence_are_drawn_together() -> None:
     assert widths[0] == pytest.approx(widths[1]) and widths[1] > 0.1
 
 
-def test_a_difference_is_paired() -> None:
+def test_a_difference_is_paired():
     """Two systems that fail on the same half of the sentences are no different, however wide their intervals."""
     texts = [f"a b c{i}" for i in range(40)]
     base = [row(t, t if i % 2 else "x") for i, t in enumerate(texts)]

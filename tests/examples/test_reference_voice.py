@@ -82,3 +82,12 @@ def test_training_text_never_says_a_held_out_word() -> None:
     assert sum(w in sentences.held_out_words() for w in words) >= len(words) / 5
     trained = {sentences.announcement(rng) for _ in range(20_000)}
     assert not set(sentences.test_sentences(120)) & trained
+
+
+def test_every_code_has_a_place_in_the_text() -> None:
+    """Pauses belong to what comes before, a phone said otherwise to the one it stands for."""
+    places = importlib.import_module("examples.reference_voice.corpus").places
+    said = [(7, 2), (8, 3), (9, 4), (5, 6)]
+    assert places([0, 7, 7, 8, 1, 5, 5, 0], said).tolist() == [2, 2, 2, 3, 4, 6, 6, 6]
+    assert places([7, 8, 9, 5], said).tolist() == [2, 3, 4, 6]
+    assert places([0, 0], said).tolist() == [2, 2]
