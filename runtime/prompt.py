@@ -17,6 +17,7 @@ from sottovoce.runtime.codec import encode
 from sottovoce.runtime.manifest import Prompt, parse
 from sottovoce.runtime.output import written_whole
 from sottovoce.runtime.paths import inside
+from sottovoce.runtime.session import Floats
 from sottovoce.runtime.strict_json import read_json
 
 FOLDER: Final = "prompts"
@@ -58,6 +59,14 @@ def check_transcript(bundle: Bundle, transcript: str | None) -> None:
 
 def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
     """Codes of the audio file at `path`; raises PromptError where it is no usable clip."""
+    return encode(bundle, usable_clip(bundle, path))[: bundle.voice.prompt.max_prompt_codes]
+
+
+def usable_clip(bundle: Bundle, path: Path) -> Floats:
+    """The audio file at `path` as the voice's codec wants it: [S] float32 at its rate and level, S at least its hop.
+
+    Raises PromptError where it is no usable clip.
+    """
     codec, spec = bundle.voice.codec, bundle.voice.prompt
     audio = read_clip(path, codec.sample_rate, spec.max_prompt_codes * codec.hop)
     if len(audio) < codec.hop:
@@ -65,7 +74,7 @@ def encode_clip(bundle: Bundle, path: Path) -> tuple[int, ...]:
             f"{path} lasts {len(audio) / codec.sample_rate:.3f} s: a prompt needs clear speech, "
             f"up to {spec.max_prompt_codes * codec.hop / codec.sample_rate:.2f} s of it"
         )
-    return encode(bundle, levelled(audio, codec.level))[: spec.max_prompt_codes]
+    return levelled(audio, codec.level)
 
 
 def load_preset(bundle: Bundle, name: str) -> Prompt:

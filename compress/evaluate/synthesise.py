@@ -12,9 +12,8 @@ from sottovoce.errors import OptionError, PromptError
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle, sha256
-from sottovoce.runtime.clip import read_clip
 from sottovoce.runtime.manifest import MANIFEST, Prompt
-from sottovoce.runtime.prompt import find_prompt, preset_names
+from sottovoce.runtime.prompt import find_prompt, preset_names, usable_clip
 from sottovoce.runtime.session import Floats
 from sottovoce.runtime.speak import Stats, speak
 
@@ -76,9 +75,8 @@ def _prompt(bundle: Bundle, wanted: str, codec: Codec | None) -> Prompt:
     words = _words(bundle, Path(wanted))
     if codec is None:
         return find_prompt(bundle, wanted, words)
-    spec, hop = bundle.voice.prompt, codec.config.hop
-    audio = read_clip(Path(wanted), codec.config.sample_rate, spec.max_prompt_codes * hop)
-    whole = torch.from_numpy(audio[: len(audio) - len(audio) % hop])
+    audio = usable_clip(bundle, Path(wanted))
+    whole = torch.from_numpy(audio[: len(audio) - len(audio) % codec.config.hop])
     with torch.inference_mode():
         return Prompt(tuple(codec.encode(whole[None])[0].tolist()), words or "")
 

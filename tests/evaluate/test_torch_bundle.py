@@ -34,7 +34,9 @@ def test_a_voice_says_what_its_bundle_says(windowed: Path, tiny_bundle: Path) ->
 def test_speakers_are_presets_or_clips(windowed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     clip = tmp_path / "cyd.wav"
     clip.with_suffix(".txt").write_text("this is cyd\n")
-    clip.write_bytes(wav(np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32), 16000))
+    clip.write_bytes(
+        wav(np.random.default_rng(0).normal(0, 0.003, 4000).astype(np.float32), 16000)
+    )  # far below the codec's level
     prompts = [open_subject(folder, ["ada", str(clip)], threads=1).prompts for folder in (windowed, tiny_bundle)]
     assert list(prompts[0]) == list(prompts[1]) == ["ada", "cyd"]
     assert prompts[0] == prompts[1]
@@ -45,6 +47,11 @@ def test_speakers_are_presets_or_clips(windowed: Path, tiny_bundle: Path, tmp_pa
     clip.with_suffix(".txt").unlink()
     with pytest.raises(PromptError, match=r"cyd.txt"):
         open_subject(windowed, [str(clip)], threads=1)
+    click = tmp_path / "click.wav"
+    click.write_bytes(wav(np.full(100, 0.5, np.float32), 16000))
+    click.with_suffix(".txt").write_text("oh")
+    with pytest.raises(PromptError, match=r"click.wav lasts 0.006 s"):
+        open_subject(windowed, [str(click)], threads=1)
     with pytest.raises(OptionError, match="same name"):
         open_subject(windowed, [str(clip), str(tmp_path / "other" / "cyd.flac")], threads=1)
 
