@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sottovoce.compress.traces import QUERIES, attention_map
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
-
-QUERIES = 128
-"""Queries whose maps [heads, QUERIES, T] lie in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def _row_mass(decoder: Decoder, row: Row, window: int | None, longest: int) -> T
 
 def _map(q: Tensor, k: Tensor, visible: Tensor) -> Tensor:
     """Attention of queries [heads,n,D] to keys [H,T,D], summed over heads: [n,T] float64."""
-    k = k.repeat_interleave(len(q) // len(k), dim=0)
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(~visible, -torch.inf).softmax(-1).double().sum(0)
+    return attention_map(q, k, visible).double().sum(0)
 
 
 def _add_mass(sums: Tensor, attention: Tensor, start: int, prefix: int) -> None:

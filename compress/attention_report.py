@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sottovoce.compress.attention_mass import Mass, Row, attention_mass
 from sottovoce.compress.attention_rows import corpus_rows, spoken_rows
-from sottovoce.compress.window_voice import beside
+from sottovoce.compress.distil import beside
 from sottovoce.errors import OptionError
 from sottovoce.models.checkpoint import write_atomic
 from sottovoce.models.codec import Codec

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sottovoce.compress.corpus.batches import Batch
+from sottovoce.compress.memory import peak_memory
 from sottovoce.compress.metrics import Metrics
 from sottovoce.compress.recipe import Precision, TrainRecipe
 from sottovoce.compress.training_state import TrainingState, trainable
@@ -85,7 +86,7 @@ def train(objective: Objective, source: Source, recipe: TrainRecipe, run: Run, a
             row = trainer.update(step)
             done = step + 1
             if metrics:
-                metrics.row({"step": done, **row, **objective.schedule(step)})
+                metrics.row({"step": done, **row, **objective.schedule(step), **_memory(accelerator.device)})
             if done % recipe.checkpoint_every == 0 or done == run.steps:
                 trainer.save(done)
 
@@ -97,6 +98,12 @@ def learning_rate(step: int, steps: int, recipe: TrainRecipe) -> float:
         return recipe.lr * (step + 1) / warm
     falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
     return recipe.lr * (recipe.final + (1 - recipe.final) * falling)
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """The peak so far of this process, in MB, where the system tells."""
+    peak = peak_memory(device)
+    return {} if peak is None else {"memory_mb": round(peak / 1e6, 1)}
 
 
 def _find_state(run: Run) -> TrainingState | None:

@@ -106,6 +106,42 @@ class WindowRecipe:
     train: TrainRecipe
 
 
+Matching = Literal["dynamic", "static"]
+
+
+@dataclass(frozen=True)
+class PruneLossRecipe:
+    """Weights of what a pruned voice learns: cross-entropy (`ce`), and what it imitates of the voice before.
+
+    That is its distribution (`kl`, of skew α `skew`), its layers' outputs (`hidden`), its attention maps (`attention`)
+    and its embeddings (`embedding`). `matching`: a layer imitates the last layer of the pruned span behind it
+    (dynamic), or the one it is a copy of (static).
+    """
+
+    ce: float
+    kl: float
+    hidden: float
+    attention: float
+    embedding: float
+    skew: float
+    matching: Matching
+
+    def __post_init__(self) -> None:
+        """Refuse a loss of nothing."""
+        weights = (self.ce, self.kl, self.hidden, self.attention, self.embedding)
+        _require(min(weights) >= 0 and self.ce + self.kl > 0, "loss", weights, "at least 0 each, ce or kl above 0")
+        _require(0 <= self.skew < 1, "loss.skew", self.skew, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class PruneRecipe:
+    """`recipes/prune.toml`: distilling a voice into some of its layers (SPADE)."""
+
+    loss: PruneLossRecipe
+    batch: BatchRecipe
+    train: TrainRecipe
+
+
 def read_recipe(kind: Any, shipped: str, path: Path | None = None) -> Any:
     """The recipe of dataclass `kind` in the file `path`, or the one that ships as `recipes/{shipped}.toml`.
 

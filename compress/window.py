@@ -13,14 +13,11 @@ from torch import Tensor
 
 from sottovoce.compress.corpus.batches import Batch
 from sottovoce.compress.loop import Objective
-from sottovoce.compress.losses import cross_entropy_sum, skew_kl_sum
 from sottovoce.compress.recipe import CurriculumRecipe, LossRecipe
+from sottovoce.compress.spoken import SpokenLosses, weighted
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
 from sottovoce.runtime.manifest import PromptSpec
-
-PIECE = 1024
-"""Tokens whose logits are made at a time: they need not leave a processor's cache between softmax and loss."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,7 @@ def soft_mask(length: int, prefix: Tensor, window: int, tau: float) -> Tensor:
 
 
 class WindowObjective(Objective):
-    """ce·CE on the corpus's tokens + kl·skew KL to the teacher, over the tokens that can be spoken: codes and stops.
-
-    Other rows of the head cannot be sampled in speech: they are neither compared nor moved by it.
-    """
-
-    spoken: Tensor
-    row: Tensor
+    """ce·CE on the corpus's tokens + kl·skew KL to the teacher, over the tokens that can be spoken."""
 
     def __init__(
         self, student: Decoder, teacher: Decoder | None, prompt: PromptSpec, loss: LossRecipe, curriculum: Curriculum
@@ -79,23 +70,14 @@ class WindowObjective(Objective):
         self.student = student.requires_grad_(True).train()
         self.teacher: Any = teacher.requires_grad_(False).eval() if teacher and loss.kl else None
         self.loss, self.curriculum = loss, curriculum
-        codes = range(prompt.code_offset, prompt.code_offset + prompt.code_count)
-        ids = torch.tensor(sorted({*codes, *prompt.stop}))
-        row = torch.full((student.config.vocab_size,), -1).scatter(0, ids, torch.arange(len(ids)))
-        self.register_buffer("spoken", ids, persistent=False)
-        self.register_buffer("row", row, persistent=False)
+        self.spoken = SpokenLosses(prompt, student.config.vocab_size, loss.skew)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Sums over the batch's targets: `loss`, `ce`, and `kl` where there is a teacher."""
-        learned = batch.targets >= 0
-        targets = self.row[batch.targets[learned]].split(PIECE)
         mask = soft_mask(batch.ids.shape[1], batch.prefix, *self.curriculum.at(step))
-        said = self.student(batch.ids, mask=mask)[learned].split(PIECE)
-        known = self._known(batch.ids, learned) if self.teacher else (None,) * len(said)
-        parts = [self._compare(*piece) for piece in zip(said, known, targets, strict=True)]
-        sums = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
-        weights = {"ce": self.loss.ce, "kl": self.loss.kl}
-        return {"loss": torch.stack([weights[name] * value for name, value in sums.items()]).sum(), **sums}
+        said = self.student, self.student(batch.ids, mask=mask)
+        known = (self.teacher, self._known(batch.ids)) if self.teacher else None
+        return weighted(self.spoken(batch, said, known), {"ce": self.loss.ce, "kl": self.loss.kl})
 
     def schedule(self, step: int) -> dict[str, float | None]:
         """W(t) and τ(t), None once the mask is hard."""
@@ -103,16 +85,7 @@ class WindowObjective(Objective):
         return {"window": window, "tau": None if math.isinf(tau) else tau}
 
     @torch.no_grad()
-    def _known(self, ids: Tensor, learned: Tensor) -> tuple[Tensor, ...]:
-        """The teacher's hidden states [N,d] at `learned` [B,T] positions of `ids` [B,T], in pieces."""
-        return self.teacher(ids)[learned].split(PIECE)
-
-    def _compare(self, said: Tensor, known: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
-        """Sums over N tokens: hidden states of student and teacher [N,d], rows of `targets` [N]."""
-        logits = self.student.logits(said, self.spoken)
-        ce = cross_entropy_sum(logits, targets)
-        if known is None:
-            return {"ce": ce}
-        with torch.no_grad():
-            wanted = self.teacher.logits(known, self.spoken)
-        return {"ce": ce, "kl": skew_kl_sum(logits, wanted, self.loss.skew)}
+    def _known(self, ids: Tensor) -> Tensor:
+        """The teacher's hidden states [B,T,d] of `ids` [B,T]."""
+        hidden: Tensor = self.teacher(ids)
+        return hidden

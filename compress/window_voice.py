@@ -3,15 +3,14 @@
 Every process of a distillation runs this; the first one alone writes.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from sottovoce.compress.corpus.layout import read_corpus
-from sottovoce.compress.loop import Run, open_accelerator, train
-from sottovoce.compress.prepare import corpus_hash, prepare
+from sottovoce.compress.distil import Lesson, beside, distil
+from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.recipe import WindowRecipe
 from sottovoce.compress.training_state import STATE
 from sottovoce.compress.voice_folder import check_free, history_entry, write_voice
@@ -19,9 +18,6 @@ from sottovoce.compress.window import Curriculum, WindowObjective
 from sottovoce.errors import OptionError, VoiceError
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.voice import Voice
-
-_NEUTRAL = ("train.epochs", "train.steps", "train.accumulate", "train.checkpoint_every")
-"""Values of a recipe that a resumed run may change: its steps are compared as such, the others change no result."""
 
 
 @dataclass(frozen=True)
@@ -105,30 +101,16 @@ def _distil(
     """The trained student, and what its history says about the training."""
     recipe, spec = request.recipe, voice.complete()
     assert recipe is not None and request.corpus is not None
-    batches = prepare(
-        read_corpus(request.corpus),
-        voice,
-        recipe.batch,
-        accelerator,
-        cache=request.cache or beside(request.corpus, ".tokens"),
-        folder=request.training,
-        skip_bad=request.skip_bad,
-    )
-    steps = recipe.train.steps or max(1, round(recipe.train.epochs * batches.steps_per_epoch))
-    curriculum = Curriculum(recipe.curriculum, request.window, spec.max_new_tokens, steps)
     student = voice.checkpoint.load()
     taught = teacher.checkpoint.load() if teacher else None
-    objective = WindowObjective(student, taught, spec.prompt, recipe.loss, curriculum)
-    facts = {
-        "teacher": teacher.checkpoint.sha256() if teacher else None,
-        "corpus": corpus_hash(batches.spoken),
-        "utterances": len(batches.usable),
-        "steps": steps,
-    }
-    chosen = {name: value for name, value in _flat(asdict(recipe)).items() if name not in _NEUTRAL}
-    settings = {"voice": voice.checkpoint.sha256(), "window": request.window, **facts, **chosen}
-    train(objective, batches, recipe.train, Run(request.training, steps, settings, request.resume), accelerator)
-    return student, {**facts, "recipe": asdict(replace(recipe, train=replace(recipe.train, steps=steps)))}
+
+    def objective(steps: int) -> WindowObjective:
+        curriculum = Curriculum(recipe.curriculum, request.window, spec.max_new_tokens, steps)
+        return WindowObjective(student, taught, spec.prompt, recipe.loss, curriculum)
+
+    lesson = Lesson(request.corpus, request.training, recipe, request.cache, request.resume, request.skip_bad)
+    facts = {"teacher": teacher.checkpoint.sha256() if teacher else None}
+    return student, distil(voice, lesson, objective, {"window": request.window}, facts, accelerator)
 
 
 def _write(voice: Voice, decoder: Decoder, request: WindowRequest, distilled: dict[str, Any] | None) -> None:
@@ -136,17 +118,3 @@ def _write(voice: Voice, decoder: Decoder, request: WindowRequest, distilled: di
     history = history_entry(voice, "window", window=request.window, distilled=distilled)
     spec = replace(voice.complete(), window=request.window, history=history)
     write_voice(voice, decoder, spec, request.output)
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """A path next to `path`, its name with `suffix`."""
-    whole = path.resolve()
-    return whole.with_name(whole.name + suffix)
-
-
-def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
-    return flat

@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from sottovoce.compress.evaluate.evaluator import Evaluator, jobs_of
-from sottovoce.compress.evaluate.judges import JUDGES, open_judge
+from sottovoce.compress.evaluate.judges import JUDGES, open_judge, words_of
 from sottovoce.compress.evaluate.nll import Likelihood, held_out, likelihood
 from sottovoce.compress.evaluate.reference import Reference, classifier_of, open_reference
 from sottovoce.compress.evaluate.rows import Row, read_rows
@@ -17,15 +18,15 @@ from sottovoce.compress.evaluate.run import check_same, run_rows
 from sottovoce.compress.evaluate.sentences import read_sentences
 from sottovoce.compress.evaluate.speaker import ACCURACY, SpeakerClassifier
 from sottovoce.compress.evaluate.summary import passes, summarise, table
-from sottovoce.compress.evaluate.synthesise import open_subject
-from sottovoce.errors import OptionError
+from sottovoce.compress.evaluate.synthesise import Subject, open_subject
+from sottovoce.errors import OptionError, TextError
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import MANIFEST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate`."""
-    parser.epilog = "Several processes: accelerate launch --cpu --num_processes N -m sottovoce evaluate …"
+    parser.epilog = "Several processes: torchrun --nproc-per-node N -m sottovoce evaluate …"
     add = parser.add_argument
     add("subject", type=Path, metavar="BUNDLE|VOICE", help="bundle folder, or voice folder (run by torch)")
     add("-o", "--output", type=Path, required=True, metavar="ROWS", help="rows, JSONL; those that it holds are kept")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     base = read_rows(args.against) if args.against else []
     torch.set_num_threads(args.threads)
     state = PartialState(cpu=True)
-    rows = _rows(args, state) if args.seeds else []
+    rows = _rows(args, state, base) if args.seeds else []
     summary = summarise(rows, base, _likelihood(args, state))
     if args.gate is not None and "wer" not in summary.differences:
         raise OptionError(f"{args.against} has no utterance of these sentences, speakers and seeds: nothing to compare")
@@ -80,16 +81,34 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError(f"--held-out needs a voice, and {args.subject} is a bundle: name the voice it was made of")
 
 
-def _rows(args: argparse.Namespace, state: PartialState) -> list[Row]:
-    """Every utterance, spoken and judged."""
+def _rows(args: argparse.Namespace, state: PartialState, base: Sequence[Row]) -> list[Row]:
+    """Every utterance, spoken and judged as those of `base` were."""
     texts = read_sentences(args.sentences)
     subject = open_subject(args.subject, args.speakers, args.threads)
+    _check_texts(subject, texts)
     judge, reference = open_judge(args.judge, args.judge_weights), open_reference(args.reference)
     classifier = None if reference is None else _trusted(reference, state)
     evaluator = Evaluator(subject, judge, reference, classifier)
     check_same(args.output, subject.identity, evaluator.listening)
+    if others := {row.judge for row in base} - {listening := evaluator.listening}:
+        raise OptionError(f"{args.against} was judged by {min(others)!r}, not {listening!r}: judge both alike")
     jobs = jobs_of(texts, list(subject.prompts), range(1, args.seeds + 1))
-    return run_rows([evaluator.key(job) for job in jobs], lambda i: evaluator.row(jobs[i]), args.output, state)
+    rows = run_rows([evaluator.key(job) for job in jobs], lambda i: evaluator.row(jobs[i]), args.output, state)
+    if reference and state.is_main_process and all(row.reference_seconds is None for row in rows):
+        speakers = ", ".join(map(repr, subject.prompts))
+        print(f"{reference.identity} has none of these sentences by {speakers}: no MCD, no lengths", file=sys.stderr)
+    return rows
+
+
+def _check_texts(subject: Subject, texts: Sequence[str]) -> None:
+    """Raise TextError for the first text that cannot be said or has no words to compare, before any is spoken."""
+    for text in texts:
+        try:
+            subject.bundle.voice.frontend.whole(text)
+        except TextError as error:
+            raise TextError(f"{text!r}: {error}") from None
+        if not words_of(text):
+            raise TextError(f"{text!r} has no English words that could be compared with what is heard")
 
 
 def _trusted(reference: Reference, state: PartialState) -> SpeakerClassifier | None:
@@ -111,6 +130,7 @@ def _likelihood(args: argparse.Namespace, state: PartialState) -> Likelihood | N
     if args.held_out is None:
         return None
     voice = Voice.open(args.subject)
-    cache = args.cache or args.held_out.with_name(f"{args.held_out.name}.tokens")
+    corpus = args.held_out.resolve()
+    cache = args.cache or corpus.with_name(f"{corpus.name}.tokens")
     batches = held_out(voice, args.held_out, cache, state, args.skip_bad)
     return likelihood(voice, Voice.open(args.teacher) if args.teacher else None, batches, state)

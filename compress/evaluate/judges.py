@@ -63,7 +63,7 @@ class Pocketsphinx:
 
 
 class Whisper:
-    """Whisper of `transformers`, greedy, in English, from a local folder."""
+    """Whisper of `transformers`, greedy, in English, from a local folder; clips of at most 30 s, its window."""
 
     def __init__(self, folder: Path) -> None:
         """Load the weights in `folder`; raises OptionError where they are not Whisper's."""
@@ -80,6 +80,9 @@ class Whisper:
 
     def hear(self, audio: Floats) -> str:
         """See `Judge`."""
+        if len(audio) + 2 * PADDING > (longest := self._processor.feature_extractor.n_samples):
+            allowed = f"hears {longest / RATE:.0f} s at most: take faster-whisper, or shorter sentences"
+            raise OptionError(f"a clip lasts {len(audio) / RATE:.1f} s, and --judge whisper {allowed}")
         features = self._processor(_padded(audio), sampling_rate=RATE, return_tensors="pt").input_features
         english = {} if not getattr(self._model.generation_config, "is_multilingual", False) else {"language": "en"}
         ids = self._model.generate(features, do_sample=False, num_beams=1, **english)

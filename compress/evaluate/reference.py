@@ -82,15 +82,19 @@ class Flite:
 
 
 class Recordings:
-    """The recordings of a corpus folder; one is found by its speaker and its exact text."""
+    """The recordings of a corpus folder; one is found by its speaker and its exact text.
+
+    Their identity is that of names, sizes, speakers and texts: the sound itself is not hashed.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Raises CorpusError where `folder` is no corpus or an entry of it cannot be used."""
+        """Raises CorpusError where `folder` is no corpus or an entry of it lacks its words or its recording."""
         corpus = read_corpus(folder)
-        if corpus.problems:
-            raise CorpusError(f"{folder}: {len(corpus.problems)} cannot be used, the first: {corpus.problems[0]}")
         self._utterances = [u for u in corpus.utterances if u.kind == "audio"]
-        listed = "\n".join(f"{u.id} {u.speaker} {u.text}" for u in self._utterances)
+        missing = [f"{u.id}: no such file" for u in self._utterances if not u.path.is_file()]
+        if problems := [*corpus.problems, *missing]:
+            raise CorpusError(f"{folder}: {len(problems)} cannot be used, the first: {problems[0]}")
+        listed = "\n".join(f"{u.id} {u.path.stat().st_size} {u.speaker} {u.text}" for u in self._utterances)
         self.identity = f"recordings {sha256(listed.encode()).hexdigest()[:16]}"
 
     @cached_property
@@ -106,10 +110,11 @@ class Recordings:
     def clips(self) -> Iterator[Clip]:
         """See `Reference`: the first recordings of each speaker."""
         taken: dict[str, int] = {}
-        for group, utterance in enumerate(self._utterances):
+        groups: dict[str, int] = {}
+        for utterance in self._utterances:
             taken[utterance.speaker] = taken.get(utterance.speaker, 0) + 1
             if taken[utterance.speaker] <= CLIPS:
-                yield Clip(utterance.speaker, group, _read(utterance.path))
+                yield Clip(utterance.speaker, groups.setdefault(utterance.text, len(groups)), _read(utterance.path))
 
 
 def open_reference(wanted: str | None) -> Reference | None:

@@ -29,13 +29,15 @@ def run_rows(keys: Sequence[str], make: Callable[[int], Row], output: Path, stat
     kept.
     """
     check_output(output)
+    state.wait_for_everyone()  # others may still be reading the parts that are about to go
     if state.is_main_process:
         _gather(output, keys)
     state.wait_for_everyone()
     done = {row.key for row in _kept(output)}
     missing = [i for i, key in enumerate(keys) if key not in done]
     state.wait_for_everyone()
-    _append(_part(output, state.process_index), make, missing[state.process_index :: state.num_processes])
+    share = missing[state.process_index :: state.num_processes]
+    _append(_part(output, state.process_index), make, share, state.is_main_process)
     state.wait_for_everyone()
     if state.is_main_process:
         _gather(output, keys)
@@ -53,12 +55,12 @@ def check_same(output: Path, system: str, judge: str) -> None:
                 raise OptionError(f"{output} holds rows of another {what}: choose another --output")
 
 
-def _append(part: Path, make: Callable[[int], Row], numbers: Sequence[int]) -> None:
-    """Make the rows `numbers` and append each to `part` as soon as it is there."""
+def _append(part: Path, make: Callable[[int], Row], numbers: Sequence[int], told: bool) -> None:
+    """Make the rows `numbers` and append each to `part` as soon as it is there; say how far it is where `told`."""
     if not numbers:
         return
     with part.open("ab", buffering=0) as file:
-        for i in _told(numbers):
+        for i in _told(numbers) if told else numbers:
             line = make(i).to_json().encode()
             try:
                 written = file.write(line)

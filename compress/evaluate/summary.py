@@ -63,7 +63,7 @@ class Summary:
 
 def summarise(rows: Sequence[Row], base: Sequence[Row], likelihood: Likelihood | None) -> Summary:
     """The figures of `rows`, and how they differ from those of `base` (empty: from nothing)."""
-    theirs = {row.job: row for row in base}
+    theirs = {row.job: row for row in base}  # of rows of one job, a file has the last one made first
     shared = [row for row in rows if row.job in theirs]
     paired = [theirs[row.job] for row in shared]
     people = sorted({row.speaker for row in rows})
@@ -95,6 +95,8 @@ def table(summary: Summary) -> str:
     for name, found in summary.speakers.items() if len(summary.speakers) > 1 else ():
         rows.append((f"  wer of {name}, %", *_cells(found, 100), str(found.count), *("",) * (len(rows[0]) - 4)))
     text = [columns(rows)] if summary.figures else []
+    if (other := summary.differences.get("wer")) and (own := summary.figures["wer"]).count != other.count:
+        text.append(f"  differences are over the {other.count} of {own.count} utterances that both have")
     if summary.rtf is not None:
         text.append(f"  real-time factor {summary.rtf:.3f}")
     return "\n".join([*text, *_likelihood(summary.likelihood)])

@@ -93,7 +93,7 @@ def difference(rows: Sequence[Row], base: Sequence[Row], measure: Measure = word
         return None
     mine, theirs = ({text: table[text] for text in shared} for table in tables)
     draws = bootstrap([mine, theirs])
-    count = sum(row.text in shared for row in rows)
+    count = sum(row.text in shared and measure(row) is not None for row in rows)
     return Figure(rate(mine) - rate(theirs), *interval(draws[0] - draws[1]), count)
 
 

@@ -95,6 +95,7 @@ def test_it_learns_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert rows[0]["loss"] == pytest.approx(mean_loss(Guess(), 0), rel=1e-5)
     assert mean_loss(objective, 0) < mean_loss(Guess(), 0)
     assert rows[0]["tokens"] == 33 and rows[2]["width"] == 8.0 and rows[3]["tau"] == 1000.0 and rows[4]["tau"] is None
+    assert all(row["memory_mb"] > 10 for row in rows)
     assert torch.equal(objective.fixed, torch.ones(3))
     assert (tmp_path / PLOT).read_bytes().startswith(b"\x89PNG")
     assert "step 60/60: loss" in capsys.readouterr().err
@@ -125,7 +126,7 @@ def test_nan_stops_and_the_last_good_state_is_resumed_to_the_same_end(tmp_path: 
         assert all(value.isfinite().all() for value in (*kept.weights.values(), *kept.moments.values()))
     resumed = run(tmp_path / "a", resume=True)
     assert torch.equal(weights(resumed), weights(run(tmp_path / "b")))
-    rows = [[{**row, "seconds": 0} for row in read_rows(tmp_path / name)] for name in "ab"]
+    rows = [[{**row, "seconds": 0, "memory_mb": 0} for row in read_rows(tmp_path / name)] for name in "ab"]
     assert rows[0] == rows[1]
 
 

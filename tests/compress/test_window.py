@@ -10,7 +10,8 @@ from torch import Tensor
 from sottovoce.compress.corpus.batches import IGNORED, Batch
 from sottovoce.compress.losses import skew_kl_sum
 from sottovoce.compress.recipe import CurriculumRecipe, LossRecipe
-from sottovoce.compress.window import PIECE, Curriculum, WindowObjective, soft_mask
+from sottovoce.compress.spoken import PIECE
+from sottovoce.compress.window import Curriculum, WindowObjective, soft_mask
 from sottovoce.models.masks import wand_mask
 from sottovoce.runtime.manifest import PromptSpec
 from tests.models.shapes import tiny_decoder
@@ -110,7 +111,7 @@ def test_a_teacher_that_sees_what_the_student_sees_has_nothing_to_teach() -> Non
 
 def test_rows_do_not_see_each_other_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = objective(seed=1)(batch(), 0)
-    monkeypatch.setattr("sottovoce.compress.window.PIECE", 3)
+    monkeypatch.setattr("sottovoce.compress.spoken.PIECE", 3)
     pieces = objective(seed=1)(batch(), 0)
     b = batch()
     short = Batch(b.ids[1:, :13], b.targets[1:, :13], b.prefix[1:], b.lengths[1:])
