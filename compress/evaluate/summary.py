@@ -63,7 +63,7 @@ class Summary:
 
 def summarise(rows: Sequence[Row], base: Sequence[Row], likelihood: Likelihood | None) -> Summary:
     """The figures of `rows`, and how they differ from those of `base` (empty: from nothing)."""
-    theirs = {row.job: row for row in base}  # of rows of one job, a file has the last one made first
+    theirs = {row.job: row for row in reversed(base)}  # of rows of one job, a file has the last one made first
     shared = [row for row in rows if row.job in theirs]
     paired = [theirs[row.job] for row in shared]
     people = sorted({row.speaker for row in rows})

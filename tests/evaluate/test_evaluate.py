@@ -88,6 +88,29 @@ def test_a_gate_decides_the_exit_status(evaluate, tmp_path: Path) -> None:
     assert evaluate(*words)[0] == 2
 
 
+def test_a_comparison_is_of_what_both_have_as_one_judge_heard_it(evaluate, tmp_path: Path) -> None:
+    base = tmp_path / "base.jsonl"
+    evaluate("--speakers", "ada", output="base.jsonl")
+    rows = read_rows(base)
+    stale = [type(row)(**{**vars(row), "heard": "x", "key": "made before"}) for row in rows]
+    write_rows([*rows, *stale], base)
+    status, out, _ = evaluate("--against", base, "--gate", 0)
+    assert status == 0 and "differences are over the 2 of 4 utterances that both have" in out
+    assert "+0.00" in next(line for line in out.splitlines() if "wer, %" in line)
+    write_rows([type(row)(**{**vars(row), "judge": "sharp, no reference"}) for row in rows], base)
+    status, _, told = evaluate("--against", base)
+    assert status == 2 and "was judged by 'sharp, no reference', not 'deaf, no reference'" in told
+
+
+def test_texts_are_checked_before_any_is_spoken(evaluate, sentences: Path, tmp_path: Path, monkeypatch) -> None:
+    sentences.write_text("hello\nna\u00efve \u4f60\n")
+    status, _, told = evaluate()
+    assert status == 2 and "\u4f60': cannot say" in told and not (tmp_path / "rows.jsonl").exists()
+    monkeypatch.setattr(command, "words_of", lambda text: "")
+    sentences.write_text("hello\n")
+    assert "'hello' has no English words" in evaluate()[2]
+
+
 @needs_flite
 def test_a_reference_measures_sound_and_speakers(evaluate, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SENTENCES", reference.SENTENCES[:8])
@@ -111,7 +134,7 @@ def reference_wav(path: Path, audio: np.ndarray) -> None:
     soundfile.write(path, audio, 16000)
 
 
-def test_a_corpus_is_a_reference_and_a_voice_has_likelihood(evaluate, tiny_voice: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_a_reference_and_a_voice_has_likelihood(evaluate, tiny_voice: Path, tmp_path: Path, monkeypatch):
     folder, rng = tmp_path / "corpus", np.random.default_rng(0)
     folder.mkdir()
     with (folder / "manifest.jsonl").open("w") as file:
@@ -127,9 +150,16 @@ def test_a_corpus_is_a_reference_and_a_voice_has_likelihood(evaluate, tiny_voice
     assert [row.mcd is not None for row in rows] == [row.text == "hello there" for row in rows]
     # Noise of two levels is one speaker to features without level: such a classifier may not judge.
     assert "98% is needed: speaker match is left out" in told and "speaker match," not in out
-    status, out, _ = evaluate("--held-out", folder, "--seeds", 0, subject=tiny_voice)
+    monkeypatch.chdir(folder)
+    status, out, _ = evaluate("--held-out", ".", "--seeds", 0, subject=tiny_voice)
     assert status == 0 and "wer" not in out and "NLL" in out
+    assert len(list((tmp_path / "corpus.tokens").rglob("*.npy"))) == 12 + 11
+    listed = folder / "manifest.jsonl"
+    listed.write_text(listed.read_text().replace("ada", "eve"))
+    told = evaluate("--speakers", "ada", "--reference", folder, subject=tiny_voice, output="other.jsonl")[2]
+    assert "none of these sentences by 'ada': no MCD" in told
     (folder / "3.wav").unlink()
+    assert "1 cannot be used, the first: 3.wav: no such file" in evaluate("--reference", folder)[2]
     assert "1 of 12 utterances cannot be used" in evaluate("--held-out", folder, "--seeds", 0, subject=tiny_voice)[2]
 
 

@@ -48,6 +48,8 @@ def test_a_difference_is_paired():
 
 def test_what_was_not_measured_is_not_counted() -> None:
     rows = [row("a", "a"), row("b", "b", seed=2)]
+    seeds = [row("a", "a", seed=seed) for seed in (1, 2)]
+    assert difference(seeds, seeds, lambda r: (3.0, 1) if r.seed == 2 else None) == Figure(0.0, 0.0, 0.0, 1)
     assert figure(rows, lambda r: (3.0, 1) if r.seed == 2 else None) == Figure(3.0, 3.0, 3.0, 1)
     assert figure(rows, lambda r: None) is None
 
