@@ -61,6 +61,11 @@ def test_whisper_from_a_local_folder(whisper: Path) -> None:
     assert judge.identity.startswith("whisper ") and judge.identity == Whisper(whisper).identity
 
 
+def test_whisper_refuses_what_it_would_cut(whisper: Path) -> None:
+    with pytest.raises(OptionError, match=r"30\.0 s, and --judge whisper hears 30 s at most"):
+        open_judge("whisper", whisper).hear(np.full(30 * 16000, 0.1, np.float32))
+
+
 def test_a_judge_without_its_weights_is_refused(tmp_path: Path) -> None:
     for name in JUDGES[1:]:
         with pytest.raises(OptionError, match=f"--judge {name} needs --judge-weights"):
