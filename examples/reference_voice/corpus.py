@@ -24,13 +24,14 @@ class Batch:
     """`ids` [B,T] int64; `targets` [B,T] int64, -100 where nothing is to be learned; both right-padded.
 
     `prefixes`: length of each row's prefix. `places`: of each row and code, the text column (its BEGIN is 0) that is
-    said there.
+    said there. `seed`: what is drawn while it is learned starts from it.
     """
 
     ids: Tensor
     targets: Tensor
     prefixes: list[int]
     places: list[np.ndarray]
+    seed: int
 
 
 class Corpus:
@@ -111,7 +112,9 @@ class Corpus:
             hidden = rng.random(len(row) - 1 - prefix) < rng.uniform(0, mask)
             ids[i, prefix : len(row) - 1][hidden] = layout.MASK
         _, prefixes, placed = zip(*rows, strict=True)
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), list(prefixes), list(placed))
+        return Batch(
+            torch.from_numpy(ids), torch.from_numpy(targets), list(prefixes), list(placed), int(rng.integers(2**31))
+        )
 
 
 def places(phones: list[int], said: list[tuple[int, int]]) -> np.ndarray:

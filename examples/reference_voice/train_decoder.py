@@ -33,6 +33,9 @@ from sottovoce.models.fsq import FSQ
 GUIDE = 0.3
 """Weight of the attention guide."""
 
+DRIFT = 0.5
+"""Temperature of the codes that take the place of the teacher's in the history."""
+
 HF_CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -91,19 +94,39 @@ class Loss(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, batch: Batch, guided: bool = False) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the guide's loss (0 unless `guided`); both scalars."""
-        set_guide(self.decoder, guide(batch.prefixes, batch.places, batch.ids.shape[1]) if guided else None)
+    def forward(self, batch: Batch, learning: bool = False) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and the guide's loss; both scalars. Unless `learning`, there is neither drift nor guide."""
         wanted = batch.targets >= 0
         targets = batch.targets[wanted]
+        set_guide(self.decoder, None)
+        ids = self.drifted(batch) if learning else batch.ids
+        if learning:
+            set_guide(self.decoder, guide(batch.prefixes, batch.places, ids.shape[1]))
         with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
-            hidden = self.decoder(batch.ids)[wanted]
+            hidden = self.decoder(ids)[wanted]
             # In pieces, so that the logits of one stay in the processor's cache.
             pieces = [
                 F.cross_entropy(self.decoder.logits(h, slice(0, layout.STOP + 1)).float(), t, reduction="sum")
                 for h, t in zip(hidden.split(400), targets.split(400), strict=True)
             ]
-        return torch.stack(pieces).sum() / len(targets), guide_loss(self.decoder) if guided else torch.zeros(())
+        return torch.stack(pieces).sum() / len(targets), guide_loss(self.decoder) if learning else torch.zeros(())
+
+    @torch.no_grad()
+    def drifted(self, batch: Batch) -> Tensor:
+        """The batch's ids, with a share of each row's history as the decoder itself would have said it.
+
+        Alone it hears only itself: what it learns from the teacher's codes must hold on its own (scheduled sampling in
+        two passes, arXiv 1906.07651). What is masked stays so.
+        """
+        generator = torch.Generator().manual_seed(batch.seed)
+        wanted, said = batch.targets >= 0, torch.full_like(batch.ids, layout.STOP)
+        with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
+            logits = self.decoder.logits(self.decoder(batch.ids)[wanted], slice(0, layout.STOP)).float() / DRIFT
+        said[wanted] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        share = torch.rand(len(said), 1, generator=generator)
+        replaced = wanted[:, 1:] & (torch.rand(said[:, 1:].shape, generator=generator) < share)
+        replaced &= (batch.ids[:, 1:] != layout.MASK) & (said[:, :-1] < layout.CODES)
+        return torch.cat([batch.ids[:, :1], torch.where(replaced, said[:, :-1], batch.ids[:, 1:])], 1)
 
 
 def save(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -163,7 +186,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
             group["lr"] = schedule(step, args)
         longest = int(min(1000, 140 + step * 0.25))
         rng = np.random.default_rng([args.seed, step, rank])
-        loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), guided=True)
+        loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), learning=True)
         optimizer.zero_grad()
         (loss + GUIDE * guided).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -189,7 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--tokens", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--mask", type=float, default=0.3, help="largest share of speech history hidden")
+    parser.add_argument("--mask", type=float, default=0.15, help="largest share of speech history hidden")
     parser.add_argument("--decay", type=int, default=1500, help="steps of decay at the end")
     parser.add_argument("--init", type=Path, help="start from the weights of this folder (model.safetensors)")
     parser.add_argument("--seed", type=int, default=1)
