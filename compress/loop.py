@@ -138,7 +138,7 @@ class _Trainer:
             state.restore(objective, self.plain, accelerator.scaler)
         self.model, self.optimizer = accelerator.prepare(objective, self.plain)
 
-    def update(self, step: int) -> dict[str, float]:
+    def update(self, step: int) -> dict[str, float | None]:
         """One step of the optimiser; mean losses per token over all processes, and what the step was made of."""
         for group in self.plain.param_groups:
             group["lr"] = learning_rate(step, self.run.steps, self.recipe)
@@ -153,7 +153,8 @@ class _Trainer:
             sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         means = dict(zip(sums, (self._over_all(torch.stack(list(sums.values()))) / tokens).tolist(), strict=True))
         norm = self._step(step, means["loss"])
-        return {**means, "lr": self.plain.param_groups[0]["lr"], "gradient": norm, "tokens": tokens}
+        shown = norm if math.isfinite(norm) else None  # JSON knows no infinity
+        return {**means, "lr": self.plain.param_groups[0]["lr"], "gradient": shown, "tokens": tokens}
 
     def save(self, done: int) -> None:
         """Replace the state in the run's folder."""
@@ -176,8 +177,8 @@ class _Trainer:
             kept = TrainingState.load(self.run.folder)
             mends = f"; the state after step {kept.step} is kept in {self.run.folder}" if kept else ""
             raise TrainingError(
-                f"step {step + 1}: the loss is {loss}, the gradient's norm {norm}: lower train.lr, "
-                f"or train in fp32{mends}"
+                f"step {step + 1}: the loss is {loss}, the gradient's norm {norm}: start again with a lower train.lr, "
+                f"or in fp32{mends}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sottovoce.compress import training_state
@@ -180,6 +181,14 @@ def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
         pytest.skip("there is one")
     with pytest.raises(OptionError, match=r"train\.precision fp16"):
         run(tmp_path, recipe=replace(RECIPE, precision="fp16"))
+
+
+def test_a_step_that_fp16_skips_leaves_the_metrics_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    accelerator = open_accelerator("fp32")
+    accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train(Guess(), Source(), RECIPE, Run(tmp_path, 3, {}), accelerator)
+    assert [(row["step"], row["gradient"]) for row in read_rows(tmp_path)] == [(1, None), (2, None), (3, None)]
 
 
 def test_bf16_learns_too(tmp_path: Path) -> None:
