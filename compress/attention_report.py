@@ -13,6 +13,7 @@ from rich.table import Table
 from sottovoce.compress.attention_mass import Mass, Row, attention_mass
 from sottovoce.compress.attention_rows import corpus_rows, spoken_rows
 from sottovoce.compress.distil import beside
+from sottovoce.compress.options import refuse
 from sottovoce.errors import OptionError
 from sottovoce.models.checkpoint import write_atomic
 from sottovoce.models.codec import Codec
@@ -59,8 +60,9 @@ def run_report(args: argparse.Namespace) -> int:
 
     Looks at `args.utterances` of the corpus `args.distill`, else at what the voice says; `args.window` is one more row.
     """
-    if given := [name for name in ("teacher", "recipe", "steps", "resume") if getattr(args, name)]:
-        raise OptionError(f"--{given[0]} goes with training, not with --report")
+    refuse(args, ["teacher", "recipe", "steps", "resume"], "training, not with --report")
+    if args.distill is None:
+        refuse(args, ["cache", "skip_bad"], "--distill CORPUS")
     if args.window is not None and args.window < 2:
         raise OptionError(f"--window {args.window}: at least 2, the current token and one before it")
     count = UTTERANCES if args.utterances is None else args.utterances

@@ -58,6 +58,8 @@ def window_voice(request: WindowRequest) -> None:
         _write(voice, voice.checkpoint.load(), request, None)
         return
     assert request.recipe is not None
+    if request.teacher and not request.recipe.loss.kl:
+        raise OptionError("--teacher teaches nothing: the recipe's loss.kl is 0")
     teacher = _open_teacher(request, voice) if request.recipe.loss.kl else None
     accelerator = open_accelerator(request.recipe.train.precision)
     student, facts = _distil(request, voice, teacher, accelerator)
@@ -68,12 +70,17 @@ def window_voice(request: WindowRequest) -> None:
 
 
 def _check_window(window: int, voice: Voice) -> None:
-    """Raise OptionError for a window that holds nothing, or more than the decoder has positions."""
-    positions = voice.checkpoint.config.max_position
+    """Raise OptionError for a window that holds nothing, or more than the decoder has positions.
+
+    Learned positions are used up by the prefix too; rotated ones go on, and count alone.
+    """
+    config = voice.checkpoint.config
+    taken = voice.complete().prefix if config.traits.learned_positions else 0
     if window < 2:
         raise OptionError(f"--window {window}: at least 2, the current token and one before it")
-    if window > positions:
-        raise OptionError(f"--window {window}: {voice.folder} has {positions} positions")
+    if window > config.max_position - taken:
+        used = f", {taken} of them for the prefix" if taken else ""
+        raise OptionError(f"--window {window}: {voice.folder} has {config.max_position} positions{used}")
 
 
 def _open_teacher(request: WindowRequest, voice: Voice) -> Voice:

@@ -82,6 +82,7 @@ def test_the_command_prints_and_writes(voice: Voice, tmp_path: Path, capsys) -> 
     ("options", "says"),
     [
         (["--steps", "3"], "--steps goes with training"),
+        (["--skip-bad"], "--skip-bad goes with --distill"),
         (["--window", "1"], "--window 1: at least 2"),
         (["--utterances", "0"], "--utterances 0"),
         (["-o", "/nowhere/report.json"], "no folder /nowhere"),

@@ -157,6 +157,14 @@ def test_without_a_corpus_only_the_window_is_written(tiny_voice: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_learned_positions_are_shared_with_the_prefix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voice = save_voice(tmp_path / "gpt2", "gpt2", {"n_embd": 32, "n_head": 2, "n_positions": 512})
+    command = ["compress", "window", str(voice), "-o", str(tmp_path / "out"), "--window"]
+    assert "512 positions, 130 of them for the prefix" in refused([*command, "383"], capsys)
+    assert main([*command, "382"]) == 0
+    assert main(["export", str(tmp_path / "out"), "-o", str(tmp_path / "bundle"), "--dry-run"]) == 0
+
+
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The line on stderr of a command that ends with status 2."""
     assert main(arguments) == 2
@@ -189,6 +197,15 @@ def test_an_output_that_is_there_stays(tiny_voice: Path, tmp_path: Path, capsys:
     (tmp_path / "mine.txt").write_text("precious")
     assert "exists" in refused(["compress", "window", str(tiny_voice), "-o", str(tmp_path), "--window", "8"], capsys)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_teacher_that_a_recipe_does_not_ask(
+    tiny_voice: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "alone.toml"
+    alone.write_text(recipe.read_text().replace("\nkl = 1.0", "\nkl = 0.0"))
+    arguments = command(tiny_voice, tmp_path, alone, tmp_path / "voice", "--teacher", str(tiny_voice))
+    assert "loss.kl is 0" in refused(arguments, capsys)
 
 
 def test_a_corpus_with_bad_files(
