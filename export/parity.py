@@ -139,9 +139,9 @@ def check_decoder(
     """Drive the graph in `folder` and torch over `cases` (`random_cases` by default) and compare every logit.
 
     Gates: fp32 weights, error ≤ 1e-4 and identical greedy tokens (fp16 cache: error ≤ 0.02 of the logits' deviation
-    instead) and a ring that went round; quantized weights, top-1
-    agreement ≥ 98 % on margin steps where the caller says that the decoder is `trained` and gave cases of its own kind
-    of text. Random weights have no opinion worth keeping: there figures must be finite, and `check_written` judges.
+    instead) and a ring that went round; quantized weights, top-1 agreement ≥ 98 % on margin steps where the caller says
+    that the decoder is `trained` and gave cases of its own kind of text. Random weights have no opinion worth keeping:
+    there figures must be finite, and `check_written` judges.
     """
     cases = random_cases(parts) if cases is None else cases
     decoder = source.load() if isinstance(source, Checkpoint) else source
