@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoints import write_checkpoint
+from benchmarks.shape05b import CONFIG
 from sottovoce.export.assemble import export_bundle
 from sottovoce.export.plan import Request
 from sottovoce.runtime.bundle import load_bundle
@@ -27,19 +28,6 @@ from sottovoce.runtime.table import columns
 
 POINT = 1.0
 """Gate: percentage points between the reduction found and the paper's."""
-
-QWEN2_05B: dict[str, Any] = {
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Shape:
 
 SHAPES = {
     "CosyVoice 2": Shape(
-        config=QWEN2_05B | {"vocab_size": 151_936 + 6_564},
+        config=CONFIG | {"vocab_size": 151_936 + 6_564},
         speech=(151_936, 158_500),
         prefix=187,
         tokens=250,
@@ -92,7 +80,7 @@ SHAPES = {
         paper=Paper(38.44, 13.01, 66.2),
     ),
     "Spark-TTS": Shape(
-        config=QWEN2_05B | {"vocab_size": 166_000},
+        config=CONFIG | {"vocab_size": 166_000},
         speech=(157_808, 166_000),
         prefix=221,
         tokens=500,
@@ -130,7 +118,7 @@ def allocated(shape: Shape, folder: Path, window: int) -> int:
     stream = Stream(load_bundle(bundle, threads=1))
     ids = range(*shape.speech)
     stream.prefill(ids[: shape.prefix])
-    for token in ids[: shape.window + 1]:
+    for token in ids[: window + 1]:
         stream.step(token)
     nbytes = sum(buffers.nbytes for buffers in stream.cache.sets)
     shutil.rmtree(bundle)
