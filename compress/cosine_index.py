@@ -28,7 +28,7 @@ class CosineIndex:
         decoder = keep_layers(self.decoder, left)
         sums = sum((self._cosines(decoder, row) for row in self.rows), torch.zeros(len(left), dtype=torch.float64))
         tokens = sum(len(row.ids) for row in self.rows)
-        scores = (1 - sums / tokens).tolist()
+        scores = (1 - sums / tokens).clamp(min=0).tolist()  # rounding may leave a cosine above 1
         return Round(dropped, tuple(Score(layer, value) for layer, value in zip(left, scores, strict=True)))
 
     @torch.inference_mode()

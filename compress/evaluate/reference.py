@@ -22,7 +22,7 @@ from sottovoce.runtime.clip import read_audio
 from sottovoce.runtime.session import Floats
 
 VOICES: Final = ("awb", "kal16", "rms", "slt")
-"""flite's general voices at 16 kHz."""
+"""flite's general voices at 16 kHz; a build of it may lack some."""
 
 CLIPS: Final = 60
 """Recordings per speaker, at most, that a classifier learns from."""
@@ -57,25 +57,29 @@ class Flite:
     def __init__(self) -> None:
         """Raises OptionError where the command is not installed."""
         try:
-            said = subprocess.run(["flite", "--version"], check=False, capture_output=True, text=True).stdout
+            version, voices = (_flite(option).stdout for option in ("--version", "-lv"))
         except FileNotFoundError:
             raise OptionError("--reference flite: the command is not installed (apt-get install flite)") from None
-        found = re.search(r"flite-\S+", said)
+        found = re.search(r"flite-\S+", version)
         self.identity = found[0] if found else "flite"
+        # Asked for a voice that it lacks, flite speaks with another one and says nothing.
+        self.voices = tuple(voice for voice in VOICES if voice in voices.split())
 
     def render(self, text: str, speaker: str) -> Floats | None:
         """See `Reference`."""
-        if speaker not in VOICES:
+        if speaker not in self.voices:
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "out.wav"
-            subprocess.run(["flite", "-voice", speaker, "-t", text, str(path)], check=True, capture_output=True)
+            done = _flite("-voice", speaker, "-t", text, str(path))
+            if done.returncode:
+                raise OptionError(f"--reference flite cannot say {text!r}: {done.stderr.strip()}")
             return _read(path)
 
     def clips(self) -> Iterator[Clip]:
         """See `Reference`: the built-in sentences by every voice."""
         for group, text in enumerate(SENTENCES):
-            for speaker in VOICES:
+            for speaker in self.voices:
                 audio = self.render(text, speaker)
                 assert audio is not None
                 yield Clip(speaker, group, audio)
@@ -131,6 +135,11 @@ def classifier_of(reference: Reference) -> SpeakerClassifier | None:
     if len(set(speakers)) < 2:
         return None
     return train(np.array([vector for _, vector in clips]), speakers, [clip.group for clip, _ in clips])
+
+
+def _flite(*options: str) -> subprocess.CompletedProcess[str]:
+    """The command's end, and what it printed. It tells its version with exit status 1."""
+    return subprocess.run(["flite", *options], check=False, capture_output=True, text=True)
 
 
 def _read(path: Path) -> Floats:

@@ -153,5 +153,6 @@ def _manifest(voice: Voice, codec: Codec) -> Manifest:
 
 def spoken_ranges(prompt: PromptSpec) -> tuple[tuple[int, int], ...]:
     """Codes and stop ids as half-open ranges, ascending: the order in which export keeps their logits."""
-    codes = (prompt.code_offset, prompt.code_offset + prompt.code_count)
-    return tuple(sorted([codes, *((stop, stop + 1) for stop in prompt.stop)]))
+    codes = range(prompt.code_offset, prompt.code_offset + prompt.code_count)
+    stops = set(prompt.stop) - set(codes)
+    return tuple(sorted([(codes.start, codes.stop), *((stop, stop + 1) for stop in stops)]))
