@@ -8,6 +8,7 @@ import pytest
 from sottovoce.compress.evaluate import reference
 from sottovoce.compress.evaluate.reference import VOICES, Flite, classifier_of
 from sottovoce.compress.evaluate.speaker import ACCURACY, describe, train
+from sottovoce.errors import OptionError
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
 
@@ -54,3 +55,13 @@ def test_flite_voices_are_told_apart(monkeypatch):
         assert found.name(0.1 * audio) == speaker
     assert found.name(np.zeros(16000, np.float32)) is None and describe(np.zeros(9, np.float32)) is None
     assert flite.render("Hello.", "nobody") is None
+
+
+def test_a_flite_without_a_voice_does_not_lend_it_another(tmp_path, monkeypatch):
+    (tmp_path / "flite").write_text("#!/bin/sh\n[ $1 = -voice ] && { echo no >&2; exit 3; }; echo 'kal slt flite-9'\n")
+    (tmp_path / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    flite = Flite()
+    assert (flite.voices, flite.identity, flite.render("Hello.", "rms")) == (("slt",), "flite-9", None)
+    with pytest.raises(OptionError, match=r"cannot say 'Hello\.': no"):
+        flite.render("Hello.", "slt")
