@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from sottovoce.compress.evaluate.synthesise import open_subject
+from sottovoce.compress.evaluate.torch_bundle import spoken_ranges
 from sottovoce.errors import OptionError, PromptError
+from sottovoce.export.head import ids_of, speech_ranges
+from sottovoce.runtime.contract import token_ids
+from sottovoce.runtime.manifest import HeadSpec, PromptSpec
 from sottovoce.runtime.output import wav
 from tests import tiny
 
@@ -29,6 +33,13 @@ def test_a_voice_says_what_its_bundle_says(windowed: Path, tiny_bundle: Path) ->
     assert max(map(len, codes)) > 24  # the ring went round twice
     assert np.abs(audio - wanted).max() < 1e-3 * np.abs(wanted).max()
     assert voice.identity != bundle.identity
+
+
+@pytest.mark.parametrize("stop", [(48,), (2, 60), (60, 2, 60), (12,)])
+def test_logits_come_in_the_order_of_an_export(stop: tuple[int, ...]) -> None:
+    prompt = PromptSpec(("{text}",), 10, 30, stop, 40, 30)
+    ranges = spoken_ranges(prompt)
+    assert token_ids(HeadSpec(ranges)).tolist() == ids_of(speech_ranges(prompt))
 
 
 def test_speakers_are_presets_or_clips(windowed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
