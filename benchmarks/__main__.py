@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MODULES = ("shape05b", "reference_voice", "steady_memory", "kv_table", "window_latency")
+MODULES = ("shape05b", "reference_voice", "steady_memory", "kv_table", "window_latency", "pruned_parameters", "pruned")
 
 
 def main() -> int:

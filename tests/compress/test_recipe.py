@@ -3,21 +3,31 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sottovoce.compress.recipe import WindowRecipe, read_recipe
+from sottovoce.compress.recipe import PruneRecipe, WindowRecipe, read_recipe
 from sottovoce.errors import OptionError
 
-SHIPPED = (resources.files("sottovoce.compress") / "recipes" / "window.toml").read_text()
+FOLDER = resources.files("sottovoce.compress") / "recipes"
+SHIPPED = (FOLDER / "window.toml").read_text()
 
 
-def test_the_shipped_recipe_is_read_and_every_value_has_its_evidence() -> None:
-    recipe = read_recipe(WindowRecipe, "window")
-    assert (recipe.curriculum.start, recipe.train.lr, recipe.train.warmup) == (128, 1e-5, 0.03)
-    values = [line for line in SHIPPED.splitlines() if "=" in line.partition("#")[0]]
-    assert len(values) == sum(len(section) for section in tomllib.loads(SHIPPED).values())
+@pytest.mark.parametrize(("name", "kind"), [("window", WindowRecipe), ("prune", PruneRecipe)])
+def test_a_shipped_recipe_is_read_and_every_value_has_its_evidence(name: str, kind: Any) -> None:
+    recipe, shipped = read_recipe(kind, name), (FOLDER / f"{name}.toml").read_text()
+    assert (recipe.train.lr, recipe.train.warmup, recipe.train.precision) == (1e-5, 0.03, "bf16")
+    values = [line for line in shipped.splitlines() if "=" in line.partition("#")[0]]
+    assert len(values) == sum(len(section) for section in tomllib.loads(shipped).values())
     assert all(len(line.partition("#")[2].split()) >= 2 for line in values)
+
+
+def test_the_papers_values() -> None:
+    window, loss = read_recipe(WindowRecipe, "window"), read_recipe(PruneRecipe, "prune").loss
+    assert window.curriculum.start == 128
+    others = (loss.kl, loss.hidden, loss.attention, loss.embedding)
+    assert (loss.ce, others, loss.matching) == (0.25, (0.75 / 4,) * 4, "dynamic")
 
 
 def test_a_start_at_the_longest_utterance(tmp_path: Path) -> None:
@@ -58,6 +68,27 @@ def test_a_bad_recipe_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(OptionError, match=says) as caught:
         read_recipe(WindowRecipe, "window", path)
     assert str(caught.value).startswith(str(path))
+
+
+BAD_LOSSES = {
+    "no loss": ({"ce = 0.25": "ce = 0.0", "kl = 0.1875": "kl = 0.0"}, "loss is .* ce or kl above 0"),
+    "negative": ({"hidden = 0.1875": "hidden = -0.1"}, "loss is .* at least 0 each"),
+    "skew": ({"skew = 0.1": "skew = 1.0"}, r"loss\.skew"),
+    "matching": ({'"dynamic"': '"other"'}, r"loss\.matching: expected one of dynamic, static"),
+    "curriculum": ({"[batch]": "[curriculum]\nshare = 1.0\n[batch]"}, "unknown key 'curriculum'$"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LOSSES)
+def test_a_bad_way_to_prune_is_named(tmp_path: Path, kind: str) -> None:
+    text, (changes, says) = (FOLDER / "prune.toml").read_text(), BAD_LOSSES[kind]
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=says):
+        read_recipe(PruneRecipe, "prune", path)
 
 
 def test_a_missing_recipe(tmp_path: Path) -> None:
