@@ -29,6 +29,6 @@ def keep_layers(decoder: Decoder, kept: Sequence[int]) -> Decoder:
 
 def keep_in_config(hf: Mapping[str, Any], traits: Traits, kept: Sequence[int]) -> dict[str, Any]:
     """HF's `config.json` of a decoder with those layers alone; `traits` are the family's."""
-    counts = {name: len(kept) for name in (_COUNT, traits.keys.get(_COUNT)) if name in hf}
+    counts = {name: len(kept) for name in {_COUNT, traits.keys.get(_COUNT, _COUNT)} & hf.keys()}
     lists = {_PER_LAYER: [hf[_PER_LAYER][i] for i in kept]} if hf.get(_PER_LAYER) else {}
     return {**hf, **counts, **lists}

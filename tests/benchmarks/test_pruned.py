@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_main_times_both_in_turns(
     bundles: dict[str, Path], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(pruned, "make_bundles", lambda setting, reference, folder: bundles)
-    order: list[int] = []
+    order: Any = []
     step = Stream.step
     monkeypatch.setattr(
         Stream, "step", lambda self, token: order.append(len(self.cache.sets[0]) // 2) or step(self, token)

@@ -55,16 +55,16 @@ def maps_by_hand(q: Tensor, k: Tensor, seen: Tensor) -> Tensor:
 def test_map_errors_are_those_of_whole_maps(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     b = batch()
     mask = None if window is None else wand_mask(20, b.prefix, window)
-    both = [trace(tiny_decoder("qwen2_tied", seed), b.ids, mask, {1}, True).attention[1] for seed in (0, 1)]
-    whole = map_errors(*both, mask)
+    first, second = (trace(tiny_decoder("qwen2_tied", seed), b.ids, mask, {1}, True).attention[1] for seed in (0, 1))
+    whole = map_errors(first, second, mask)
     seen = torch.ones(20, 20, dtype=torch.bool).tril()
     for row in range(2):
         visible = seen if mask is None else mask[row, 0]
-        mine, theirs = (maps_by_hand(q[row], k[row], visible) for q, k in both)
+        mine, theirs = (maps_by_hand(q[row], k[row], visible) for q, k in (first, second))
         wanted = (mine - theirs).square().sum(-1).mean(0) / visible.sum(-1)
         torch.testing.assert_close(whole[row], wanted)
     monkeypatch.setattr(traces, "QUERIES", 7)
-    torch.testing.assert_close(map_errors(*both, mask), whole)
+    torch.testing.assert_close(map_errors(first, second, mask), whole)
 
 
 def test_maps_are_made_in_pieces_and_again_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

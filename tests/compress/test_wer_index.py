@@ -88,7 +88,7 @@ def test_scores_are_word_errors_and_speakers_take_turns(subject: Subject, tmp_pa
 
 
 def test_rows_are_made_once_over_rounds_and_runs(subject: Subject, tmp_path: Path, monkeypatch: Any) -> None:
-    made: list[str] = []
+    made: Any = []
     row: Callable[..., Any] = Evaluator.row
     monkeypatch.setattr(Evaluator, "row", lambda self, job: made.append(self.subject.identity) or row(self, job))
     rounds = measure_rounds(measure(subject, tmp_path / "rows.jsonl"), 3, 1, "iterative")
