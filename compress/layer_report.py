@@ -50,5 +50,6 @@ def draw(index: LayerIndex, keep: int | None, path: Path) -> None:
     axes.set_ylabel("WER without it, %" if index.kind == "wer" else "1 − cosine of input and output")
     axes.set_title(f"{index.ranking}, {index.utterances} utterances", fontsize=9)
     if gone:
-        axes.legend(handles=[Patch(color=KEPT, label="kept"), Patch(color=GONE, label="goes")], fontsize=8)
+        marks = [Patch(color=KEPT, label="kept"), Patch(color=GONE, label="goes")]
+        figure.legend(handles=marks, fontsize=8, loc="outside right upper")
     write_atomic(path, lambda part: figure.savefig(part, format="png", dpi=120))

@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
 
 from sottovoce.__main__ import main
+from sottovoce.compress.attention_rows import corpus_rows
+from sottovoce.compress.cosine_index import CosineIndex
+from sottovoce.compress.distil import beside
 from sottovoce.compress.evaluate import judges
+from sottovoce.compress.find_index import IndexRequest, find_index
 from sottovoce.compress.metrics import read_rows
 from sottovoce.compress.training_state import STATE
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import load_bundle
 from tests.compress.corpora import coded_corpus
+from tests.compress.test_window_voice import free_port, start
 from tests.tiny import save_voice
 
 STEPS, LAYERS = 8, 4
@@ -52,8 +59,6 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sampling = {"temperature": 0.8, "min_ratio": 0.2, "max_ratio": 0.5, "max_extra": 2}
     folder = tmp_path_factory.mktemp("voices") / "four"
     save_voice(folder, hf={"num_hidden_layers": LAYERS}, sampling=sampling)
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(folder / "model.safetensors")
     for name in ("self_attn.o_proj", "mlp.down_proj"):
         weights[f"model.layers.1.{name}.weight"].zero_()
@@ -174,6 +179,33 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert main([*arguments, "--resume"]) == 0
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "voice" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_two_processes_learn_what_one_does(
+    whole: Path, voice: Path, corpus: Path, recipe: Path, tmp_path: Path
+) -> None:
+    arguments, port = command(voice, tmp_path / "voice", *learning(corpus, recipe)), free_port()
+    processes = [start(arguments, rank, 2, port) for rank in range(2)]
+    said = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    both, one = (read_rows(output.with_name("voice.training")) for output in (tmp_path / "voice", whole))
+    for ours, theirs in zip(both, one, strict=True):
+        for name in ("loss", "ce", "kl", "hidden", "attention", "embedding"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5)
+        assert ours["gradient"] == pytest.approx(theirs["gradient"], rel=1e-2)
+    histories = [Voice.open(folder).complete().history for folder in (tmp_path / "voice", whole)]
+    assert histories[0] == histories[1]
+
+
+def test_a_windowed_voice_is_measured_under_its_window(voice: Path, corpus: Path, tmp_path: Path) -> None:
+    assert main(["compress", "window", str(voice), "-o", str(tmp_path / "w"), "--window", "3", "--threads", "1"]) == 0
+    request = IndexRequest("cosine", utterances=2, corpus=corpus)
+    opened = Voice.open(tmp_path / "w")
+    found = find_index(opened, request, None, tmp_path / "i.json", PartialState(cpu=True))
+    rows = corpus_rows(opened, corpus, 2, beside(corpus, ".tokens"), False)
+    decoder = opened.checkpoint.load().eval()
+    windowed, full = (CosineIndex(decoder, rows, window)((), tuple(range(LAYERS))) for window in (3, None))
+    assert found.rounds == (windowed,) != (full,)
 
 
 def test_prune_then_window_and_window_then_prune(
