@@ -220,7 +220,7 @@ def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
-    for name, defaults in {"mel": (20000, 8, 64, 2e-3), "wave": (8000, 10, 64, 6e-4)}.items():
+    for name, defaults in {"mel": (14000, 8, 64, 2e-3), "wave": (5000, 10, 64, 6e-4)}.items():
         step = steps.add_parser(name)
         for option, value in zip(("--steps", "--batch", "--codes"), defaults, strict=False):
             step.add_argument(option, type=int, default=value)
