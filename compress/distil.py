@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from accelerate import Accelerator
 
@@ -17,8 +17,11 @@ _NEUTRAL: Final = ("train.epochs", "train.steps", "train.accumulate", "train.che
 """Values of a recipe that a resumed run may change: its steps are compared as such, the others change no result."""
 
 
+R = TypeVar("R", WindowRecipe, PruneRecipe)
+
+
 @dataclass(frozen=True)
-class Lesson:
+class Lesson(Generic[R]):
     """What a voice learns from: `corpus` by `recipe`, the training's files in `folder`.
 
     `cache` keeps the corpus as tokens (None: a folder beside it).
@@ -26,7 +29,7 @@ class Lesson:
 
     corpus: Path
     folder: Path
-    recipe: WindowRecipe | PruneRecipe
+    recipe: R
     cache: Path | None = None
     resume: bool = False
     skip_bad: bool = False
@@ -34,7 +37,7 @@ class Lesson:
 
 def distil(
     voice: Voice,
-    lesson: Lesson,
+    lesson: Lesson[R],
     objective: Callable[[int], Objective],
     settings: dict[str, Any],
     facts: dict[str, Any],
@@ -60,6 +63,11 @@ def distil(
     told = {"voice": voice.checkpoint.sha256(), **settings, **facts, **learned, **chosen}
     train(objective(steps), batches, recipe.train, Run(lesson.folder, steps, told, lesson.resume), accelerator)
     return {**facts, **learned, "recipe": asdict(replace(recipe, train=replace(recipe.train, steps=steps)))}
+
+
+def training_folder(output: Path) -> Path:
+    """Where the training's files of the voice `output` go: beside it."""
+    return beside(output, ".training")
 
 
 def beside(path: Path, suffix: str) -> Path:

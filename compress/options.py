@@ -33,6 +33,20 @@ def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
         raise OptionError(f"--{given[0].replace('_', '-')} goes with {why}")
 
 
+def chosen_lesson(args: argparse.Namespace, kind: Any, shipped: str) -> Any:
+    """What `args` tell of a distillation by a recipe of dataclass `kind`.
+
+    Without a corpus None; OptionError where an option is given that goes with one.
+    """
+    if args.distill is None:
+        refuse(args, TRAINING, "--distill CORPUS")
+        return None
+    from sottovoce.compress.distil import Lesson, training_folder
+
+    recipe = chosen_recipe(kind, shipped, args.recipe, args.steps)
+    return Lesson(args.distill, training_folder(args.output), recipe, args.cache, args.resume, args.skip_bad)
+
+
 def chosen_recipe(kind: Any, shipped: str, path: Path | None, steps: int | None) -> Any:
     """The recipe of dataclass `kind` that is asked for, with the steps of the command line where they are given."""
     recipe = read_recipe(kind, shipped, path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from sottovoce.compress.evaluate.judges import JUDGES
 from sottovoce.compress.layer_index import LayerIndex, Ranking
-from sottovoce.compress.options import TRAINING, add_training, chosen_recipe, is_first, refuse
+from sottovoce.compress.options import add_training, chosen_lesson, is_first, refuse
 from sottovoce.compress.recipe import PruneRecipe
 from sottovoce.errors import OptionError
 
@@ -58,20 +58,8 @@ def _prune(args: argparse.Namespace) -> LayerIndex:
     """`compress prune`."""
     from sottovoce.compress.prune_voice import PruneRequest, prune_voice
 
-    if args.distill is None:
-        refuse(args, TRAINING, "--distill CORPUS")
-    request = PruneRequest(
-        voice=args.voice,
-        output=args.output,
-        keep=args.keep,
-        index=_index(args),
-        corpus=args.distill,
-        recipe=chosen_recipe(PruneRecipe, "prune", args.recipe, args.steps),
-        cache=args.cache,
-        resume=args.resume,
-        skip_bad=args.skip_bad,
-    )
-    return prune_voice(request)
+    lesson = chosen_lesson(args, PruneRecipe, "prune")
+    return prune_voice(PruneRequest(args.voice, args.output, args.keep, _index(args), lesson))
 
 
 def _report(args: argparse.Namespace) -> LayerIndex:

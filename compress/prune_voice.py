@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from accelerate import Accelerator, PartialState
 
-from sottovoce.compress.distil import Lesson, beside, distil
+from sottovoce.compress.distil import Lesson, distil, training_folder
 from sottovoce.compress.find_index import IndexRequest, find_index, save_index
 from sottovoce.compress.layer_index import LayerIndex
 from sottovoce.compress.layers import keep_in_config, keep_layers
@@ -29,26 +29,14 @@ INDEX: Final = "index.json"
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What a user asks for: `keep` layers of `voice`, chosen by an index, written to `output`.
-
-    The rest serves distillation alone, on `corpus`, by `recipe`; `cache` keeps the corpus as tokens (None: a folder
-    beside it).
-    """
+    """What a user asks for: `keep` layers of `voice`, chosen by an index, written to `output`; without `lesson`
+    nothing is learned."""
 
     voice: Path
     output: Path
     keep: int
     index: IndexRequest = field(default_factory=IndexRequest)
-    corpus: Path | None = None
-    recipe: PruneRecipe | None = None
-    cache: Path | None = None
-    resume: bool = False
-    skip_bad: bool = False
-
-    @property
-    def training(self) -> Path:
-        """Folder of the training's files, beside the output."""
-        return beside(self.output, ".training")
+    lesson: Lesson[PruneRecipe] | None = None
 
 
 def prune_voice(request: PruneRequest) -> LayerIndex:
@@ -62,17 +50,18 @@ def prune_voice(request: PruneRequest) -> LayerIndex:
     voice = Voice.open(request.voice)
     check_keep(request.keep, voice)
     # Before the index: whoever opens the processes first decides which device they are on.
-    accelerator = open_accelerator(request.recipe.train.precision) if request.corpus and request.recipe else None
+    lesson, training = request.lesson, training_folder(request.output)
+    accelerator = open_accelerator(lesson.recipe.train.precision) if lesson else None
     state = PartialState() if accelerator else PartialState(cpu=True)
     if request.index.file is None:
-        _make_folder(request.training)
-    index = find_index(voice, request.index, request.keep, request.training / INDEX, state)
+        _make_folder(training)
+    index = find_index(voice, request.index, request.keep, training / INDEX, state)
     kept = index.kept(request.keep)
     student = keep_layers(voice.checkpoint.load(), kept)
-    facts = _distil(request, voice, student, kept, accelerator) if accelerator else None
+    facts = _distil(lesson, voice, student, kept, accelerator) if lesson and accelerator else None
     if state.is_main_process:
         _write(voice, student, index, kept, facts, request.output)
-        (request.training / STATE).unlink(missing_ok=True)
+        (training / STATE).unlink(missing_ok=True)
     if accelerator:
         accelerator.end_training()
     return index
@@ -110,16 +99,14 @@ def _make_folder(folder: Path) -> None:
 
 
 def _distil(
-    request: PruneRequest, voice: Voice, student: Decoder, kept: tuple[int, ...], accelerator: Accelerator
+    lesson: Lesson[PruneRecipe], voice: Voice, student: Decoder, kept: tuple[int, ...], accelerator: Accelerator
 ) -> dict[str, Any]:
     """Train `student` in place; what its history says about it."""
-    recipe, spec, teacher = request.recipe, voice.complete(), voice.checkpoint.load()
-    assert recipe is not None and request.corpus is not None
+    spec, teacher = voice.complete(), voice.checkpoint.load()
 
     def objective(steps: int) -> PruneObjective:
-        return PruneObjective(student, teacher, spec, recipe.loss, kept)
+        return PruneObjective(student, teacher, spec, lesson.recipe.loss, kept)
 
-    lesson = Lesson(request.corpus, request.training, recipe, request.cache, request.resume, request.skip_bad)
     return distil(voice, lesson, objective, {"kept": list(kept)}, {}, accelerator)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sottovoce.compress.options import TRAINING, add_training, chosen_recipe, is_first, refuse
+from sottovoce.compress.options import add_training, chosen_lesson, is_first, refuse
 from sottovoce.compress.recipe import WindowRecipe
 from sottovoce.errors import OptionError
 
@@ -39,21 +39,11 @@ def run(args: argparse.Namespace) -> int:
     if args.window is None:
         raise OptionError("--window W is missing: how many generated tokens stay visible")
     if args.distill is None:
-        refuse(args, ["teacher", *TRAINING], "--distill CORPUS")
+        refuse(args, ["teacher"], "--distill CORPUS")
     from sottovoce.compress.window_voice import WindowRequest, window_voice
 
-    request = WindowRequest(
-        voice=args.voice,
-        output=args.output,
-        window=args.window,
-        corpus=args.distill,
-        teacher=args.teacher,
-        recipe=chosen_recipe(WindowRecipe, "window", args.recipe, args.steps),
-        cache=args.cache,
-        resume=args.resume,
-        skip_bad=args.skip_bad,
-    )
-    window_voice(request)
+    lesson = chosen_lesson(args, WindowRecipe, "window")
+    window_voice(WindowRequest(args.voice, args.output, args.window, args.teacher, lesson))
     if is_first():
         print(f"{args.output}: window {args.window}")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from sottovoce.compress.distil import Lesson, beside, distil
+from sottovoce.compress.distil import Lesson, distil
 from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.recipe import WindowRecipe
 from sottovoce.compress.training_state import STATE
@@ -22,26 +22,16 @@ from sottovoce.models.voice import Voice
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """What a user asks for: `voice` under `window`, written to `output`.
+    """What a user asks for: `voice` under `window`, written to `output`; without `lesson` nothing is learned.
 
-    The rest serves distillation alone, on `corpus`, from `teacher` (None: the voice itself); `cache` keeps the corpus
-    as tokens (None: a folder beside it).
+    A lesson is learned from `teacher` (None: the voice itself).
     """
 
     voice: Path
     output: Path
     window: int
-    corpus: Path | None = None
     teacher: Path | None = None
-    recipe: WindowRecipe | None = None
-    cache: Path | None = None
-    resume: bool = False
-    skip_bad: bool = False
-
-    @property
-    def training(self) -> Path:
-        """Folder of the training's files, beside the output."""
-        return beside(self.output, ".training")
+    lesson: Lesson[WindowRecipe] | None = None
 
 
 def window_voice(request: WindowRequest) -> None:
@@ -54,18 +44,17 @@ def window_voice(request: WindowRequest) -> None:
     check_free(request.output)
     voice = Voice.open(request.voice)
     _check_window(request.window, voice)
-    if request.corpus is None:
+    if (lesson := request.lesson) is None:
         _write(voice, voice.checkpoint.load(), request, None)
         return
-    assert request.recipe is not None
-    if request.teacher and not request.recipe.loss.kl:
+    if request.teacher and not lesson.recipe.loss.kl:
         raise OptionError("--teacher teaches nothing: the recipe's loss.kl is 0")
-    teacher = _open_teacher(request, voice) if request.recipe.loss.kl else None
-    accelerator = open_accelerator(request.recipe.train.precision)
-    student, facts = _distil(request, voice, teacher, accelerator)
+    teacher = _open_teacher(request, voice) if lesson.recipe.loss.kl else None
+    accelerator = open_accelerator(lesson.recipe.train.precision)
+    student, facts = _distil(request.window, lesson, voice, teacher, accelerator)
     if accelerator.is_main_process:
         _write(voice, student, request, facts)
-        (request.training / STATE).unlink()
+        (lesson.folder / STATE).unlink()
     accelerator.end_training()
 
 
@@ -103,21 +92,19 @@ def _open_teacher(request: WindowRequest, voice: Voice) -> Voice:
 
 
 def _distil(
-    request: WindowRequest, voice: Voice, teacher: Voice | None, accelerator: Accelerator
+    window: int, lesson: Lesson[WindowRecipe], voice: Voice, teacher: Voice | None, accelerator: Accelerator
 ) -> tuple[Decoder, dict[str, Any]]:
     """The trained student, and what its history says about the training."""
-    recipe, spec = request.recipe, voice.complete()
-    assert recipe is not None and request.corpus is not None
+    recipe, spec = lesson.recipe, voice.complete()
     student = voice.checkpoint.load()
     taught = teacher.checkpoint.load() if teacher else None
 
     def objective(steps: int) -> WindowObjective:
-        curriculum = Curriculum(recipe.curriculum, request.window, spec.max_new_tokens, steps)
+        curriculum = Curriculum(recipe.curriculum, window, spec.max_new_tokens, steps)
         return WindowObjective(student, taught, spec.prompt, recipe.loss, curriculum)
 
-    lesson = Lesson(request.corpus, request.training, recipe, request.cache, request.resume, request.skip_bad)
     facts = {"teacher": teacher.checkpoint.sha256() if teacher else None}
-    return student, distil(voice, lesson, objective, {"window": request.window}, facts, accelerator)
+    return student, distil(voice, lesson, objective, {"window": window}, facts, accelerator)
 
 
 def _write(voice: Voice, decoder: Decoder, request: WindowRequest, distilled: dict[str, Any] | None) -> None:
