@@ -40,6 +40,12 @@ ENVELOPE = 20
 FLOOR = 0.03
 """Power under which a spectral bin counts as silence: half of all bins are, and would take half of the loss."""
 
+BANDS = 26
+"""Broad mel bands of a 32 ms window: they show formants whatever the pitch."""
+
+QUIET = 2e-3
+"""Power under which a broad band counts as silence: lower than FLOOR, for consonants are quieter than vowels."""
+
 
 Shard = tuple[np.ndarray, np.ndarray]
 
@@ -120,9 +126,10 @@ class MelLoss(nn.Module):
 
 
 class WaveLoss(nn.Module):
-    """Spectral convergence, log-magnitude L1 and log-mel L1 at several resolutions; the encoder is left as it is."""
+    """Spectral convergence, log-magnitude L1 and log-mel L1 at several resolutions, broad bands; the encoder stays."""
 
     mel: Tensor
+    broad: Tensor
 
     def __init__(self, codec: Codec) -> None:
         """Freezes the encoder."""
@@ -130,6 +137,7 @@ class WaveLoss(nn.Module):
         self.codec = codec
         codec.encoder.requires_grad_(False)
         self.register_buffer("mel", mel_filters(513, 80, codec.config.sample_rate), persistent=False)
+        self.register_buffer("broad", mel_filters(257, BANDS, codec.config.sample_rate), persistent=False)
 
     def forward(self, audio: Tensor, phones: Tensor) -> Tensor:
         """Audio `[B,S]` → scalar; the labels are not used."""
@@ -148,6 +156,9 @@ class WaveLoss(nn.Module):
             magnitude = torch.view_as_real(both).pow(2).sum(-1).clamp(min=1e-8).sqrt()
             a, b = magnitude.chunk(2)
             total = total + (a - b).norm() / b.norm() + F.l1_loss(torch.log(a + FLOOR**0.5), torch.log(b + FLOOR**0.5))
+            if size == 512:
+                logs = torch.log(self.broad @ magnitude**2 + QUIET)
+                total = total + 2 * F.l1_loss(*logs.chunk(2))
             if size == 1024:
                 logs = torch.log((self.mel @ magnitude) + FLOOR**0.5)
                 total = total + 4 * F.l1_loss(*logs.chunk(2))

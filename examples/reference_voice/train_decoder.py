@@ -184,7 +184,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, args)
-        longest = int(min(1000, 140 + step * 0.25))
+        longest = 1000 if args.init else int(min(1000, 140 + step * 0.25))
         rng = np.random.default_rng([args.seed, step, rank])
         loss, guided = parallel(corpus.batch(rng, args.tokens, longest, args.mask), learning=True)
         optimizer.zero_grad()
