@@ -1,4 +1,4 @@
-"""Stage 6: word error rates by pocketsphinx, resumable.
+"""Stage 8: word error rates by pocketsphinx, resumable.
 
     python -m examples.reference_voice.judge raw -o work/judge/raw.jsonl
     python -m examples.reference_voice.judge codec --codec work/codec -o work/judge/codec.jsonl

@@ -5,8 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sottovoce.compress.corpus.layout import read_corpus
 from sottovoce.models.voice import Voice
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,6 +45,12 @@ def test_every_stage_leads_to_a_voice(stage, tmp_path: Path, capsys) -> None:
     voice = Voice.open(tmp_path / "voice")
     assert sorted(voice.prompts()) == ["rms", "slt"]
     assert voice.checkpoint.load()
+    stage("distil_corpus", "--data", "codes", "-o", "corpus")
+    corpus = read_corpus(tmp_path / "corpus")
+    assert len(corpus.utterances) == 12 and not corpus.problems
+    with np.load("codes/rms-slt_00000.npz") as shard:
+        first = np.load(corpus.utterances[0].path)
+        assert np.array_equal(first, shard["codes"][: shard["ends"][0]]) and corpus.utterances[0].text in shard["texts"]
 
 
 @needs_flite
