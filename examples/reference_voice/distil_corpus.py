@@ -1,7 +1,7 @@
 """Stage 9: code shards → a corpus folder that `sottovoce compress … --distill` reads.
 
-`python -m examples.reference_voice.distil_corpus --data work/codes -o work/corpus` writes `manifest.jsonl` and a file of
-codes per utterance, of the shards that the decoder learns from.
+`python -m examples.reference_voice.distil_corpus --data work/codes -o work/corpus` writes `manifest.jsonl` and a file
+of codes per utterance, of the shards that the decoder learns from.
 """
 
 import argparse
