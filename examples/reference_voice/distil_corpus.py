@@ -1,7 +1,7 @@
 """Stage 9: code shards → a corpus folder that `sottovoce compress … --distill` reads.
 
 `python -m examples.reference_voice.distil_corpus --data work/codes -o work/corpus` writes `manifest.jsonl` and a file
-of codes per utterance, of the shards that the decoder learns from.
+of codes per utterance, of the shards that the decoder learns from; with `--held-out`, of the one it does not.
 """
 
 import argparse
@@ -30,11 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--held-out", action="store_true", help="the last shard instead of all others")
     args = parser.parse_args()
     (args.output / "codes").mkdir(parents=True, exist_ok=True)
-    # The last shard is held out, as in stage 5.
-    paths = sorted(args.data.glob(f"{'-'.join(SPEAKERS)}_*[0-9].npz"))[:-1]
-    lines = [json.dumps(line) for path in paths for line in write_shard(path, args.output)]
+    *paths, last = sorted(args.data.glob(f"{'-'.join(SPEAKERS)}_*[0-9].npz"))  # held out, as in stage 5
+    chosen = [last] if args.held_out else paths
+    lines = [json.dumps(line) for path in chosen for line in write_shard(path, args.output)]
     (args.output / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} utterances")
 

@@ -5,7 +5,8 @@
     python -m examples.reference_voice.judge bundle --bundle work/bundles/fp32 --seeds 1 2 3 -o work/judge/fp32.jsonl
     python -m examples.reference_voice.judge report work/judge/raw.jsonl work/judge/codec.jsonl --gate codec=2
 
-`--set general` takes the open-vocabulary sentences instead of the held-out announcements. A row per utterance; rows
+`--set general` takes the open-vocabulary sentences instead of the held-out announcements, `--set long` four of these
+in one go. A row per utterance; rows
 that exist are kept.
 """
 
@@ -82,7 +83,11 @@ def clip(speaker: str, args: argparse.Namespace) -> Path:
 
 def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     """(text, speaker, seed) in the order of judging."""
-    texts = sentences.general() if args.set == "general" else sentences.test_sentences(args.count)
+    texts = {
+        "held-out": lambda: sentences.test_sentences(args.count),
+        "general": sentences.general,
+        "long": lambda: sentences.long_texts(args.count),
+    }[args.set]()
     for seed in args.seeds:
         for text in texts:
             for speaker in args.speakers:
@@ -156,8 +161,8 @@ def main() -> int:
     for name in ("raw", "codec", "bundle"):
         command = commands.add_parser(name)
         command.add_argument("-o", "--output", type=Path, required=True)
-        command.add_argument("--set", choices=["held-out", "general"], default="held-out")
-        command.add_argument("--count", type=int, default=120, help="held-out sentences")
+        command.add_argument("--set", choices=["held-out", "general", "long"], default="held-out")
+        command.add_argument("--count", type=int, default=120, help="texts of a set that is drawn")
         command.add_argument("--speakers", nargs="+", default=list(speech.SPEAKERS))
         command.add_argument("--seeds", nargs="+", type=int, default=[1])
         command.set_defaults(work=run)

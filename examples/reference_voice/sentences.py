@@ -18,6 +18,8 @@ from sottovoce.runtime.text.normalise import normalise
 HERE = Path(__file__).parent
 COMMON = 600
 """Test words among this many most frequent ones may occur in training."""
+LONGEST = 210
+"""Letters of a long text: its symbols then fit `layout.MAX_TEXT`."""
 
 
 def _filler(rng: random.Random, slot: str, held_out: bool) -> str:
@@ -147,3 +149,16 @@ def test_sentences(count: int, seed: int = 7) -> list[str]:
     while len(out) < count:
         out[announcement(rng, held_out=True)] = None
     return list(out)
+
+
+def long_texts(count: int) -> list[str]:
+    """Four announcements in one breath, joined by commas: about four times as long as what training says.
+
+    None is longer than what the voice takes at once, so none is split.
+    """
+    said, out = iter(test_sentences(12 * count)), []
+    while len(out) < count:
+        text = ", ".join(next(said).rstrip(".?") for _ in range(4)) + "."
+        if len(text) <= LONGEST:
+            out.append(text)
+    return out

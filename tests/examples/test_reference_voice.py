@@ -10,6 +10,8 @@ import pytest
 
 from sottovoce.compress.corpus.layout import read_corpus
 from sottovoce.models.voice import Voice
+from sottovoce.runtime.text.frontend import LexiconFrontend
+from sottovoce.runtime.text.lexicon import Lexicon
 
 REPOSITORY = Path(__file__).parents[2]
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
@@ -90,6 +92,16 @@ def test_training_text_never_says_a_held_out_word() -> None:
     assert sum(w in sentences.held_out_words() for w in words) >= len(words) / 5
     trained = {sentences.announcement(rng) for _ in range(20_000)}
     assert not set(sentences.test_sentences(120)) & trained
+
+
+def test_long_texts_fit_the_voice() -> None:
+    sentences, layout = (
+        importlib.import_module(f"examples.reference_voice.{name}") for name in ("sentences", "layout")
+    )
+    frontend = LexiconFrontend(layout.SYMBOLS, Lexicon(REPOSITORY / "voices/reference/lexicon.txt"))
+    texts = sentences.long_texts(60)
+    assert len(set(texts)) == 60
+    assert max(len(frontend.whole(text).ids) for text in texts) <= layout.MAX_TEXT
 
 
 def test_every_code_has_a_place_in_the_text() -> None:
