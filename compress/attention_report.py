@@ -60,7 +60,7 @@ def run_report(args: argparse.Namespace) -> int:
 
     Looks at `args.utterances` of the corpus `args.distill`, else at what the voice says; `args.window` is one more row.
     """
-    refuse(args, ["teacher", "recipe", "steps", "resume"], "training, not with --report")
+    refuse(args, ["teacher", "recipe", "steps", "resume", "share"], "training, not with --report")
     if args.distill is None:
         refuse(args, ["cache", "skip_bad"], "--distill CORPUS")
     if args.window is not None and args.window < 2:

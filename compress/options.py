@@ -23,6 +23,7 @@ def add_training(parser: argparse.ArgumentParser, shipped: str) -> None:
     add("--cache", type=Path, metavar="FOLDER", help="where the corpus is kept as tokens (default: CORPUS.tokens)")
     add("--skip-bad", action="store_true", help="leave out files of the corpus that are missing or unreadable")
     add("--resume", action="store_true", help="go on where a run with the same options was stopped or killed")
+    add("--share", action="store_true", help="leave codec, text and presets with VOICE, beside which OUTPUT then lies")
     add("--threads", type=int, help="threads per process (default: usable processors, at most 4, shared evenly)")
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the whole traceback of an error")
 

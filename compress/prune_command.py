@@ -59,14 +59,14 @@ def _prune(args: argparse.Namespace) -> LayerIndex:
     from sottovoce.compress.prune_voice import PruneRequest, prune_voice
 
     lesson = chosen_lesson(args, PruneRecipe, "prune")
-    return prune_voice(PruneRequest(args.voice, args.output, args.keep, _index(args), lesson))
+    return prune_voice(PruneRequest(args.voice, args.output, args.keep, _index(args), lesson, args.share))
 
 
 def _report(args: argparse.Namespace) -> LayerIndex:
     """`compress prune --report`."""
     from sottovoce.compress.prune_voice import report_layers
 
-    refuse(args, ["recipe", "steps", "resume"], "training, not with --report")
+    refuse(args, ["recipe", "steps", "resume", "share"], "training, not with --report")
     if args.index != "cosine":
         refuse(args, ["distill", "cache", "skip_bad"], "--index cosine, where no voice is made")
     elif args.distill is None:

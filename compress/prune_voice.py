@@ -17,7 +17,7 @@ from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.prune import PruneObjective
 from sottovoce.compress.recipe import PruneRecipe
 from sottovoce.compress.training_state import STATE
-from sottovoce.compress.voice_folder import check_free, history_entry, write_voice
+from sottovoce.compress.voice_folder import check_free, check_share, history_entry, write_voice
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.voice import Voice
@@ -37,6 +37,7 @@ class PruneRequest:
     keep: int
     index: IndexRequest = field(default_factory=IndexRequest)
     lesson: Lesson[PruneRecipe] | None = None
+    share: bool = False
 
 
 def prune_voice(request: PruneRequest) -> LayerIndex:
@@ -48,6 +49,7 @@ def prune_voice(request: PruneRequest) -> LayerIndex:
     """
     check_free(request.output)
     voice = Voice.open(request.voice)
+    check_share(voice, request.output, request.share)
     check_keep(request.keep, voice)
     # Before the index: whoever opens the processes first decides which device they are on.
     lesson, training = request.lesson, training_folder(request.output)
@@ -60,7 +62,7 @@ def prune_voice(request: PruneRequest) -> LayerIndex:
     student = keep_layers(voice.checkpoint.load(), kept)
     facts = _distil(lesson, voice, student, kept, accelerator) if lesson and accelerator else None
     if state.is_main_process:
-        _write(voice, student, index, kept, facts, request.output)
+        _write(voice, student, index, kept, facts, request)
         (training / STATE).unlink(missing_ok=True)
     if accelerator:
         accelerator.end_training()
@@ -116,11 +118,11 @@ def _write(
     index: LayerIndex,
     kept: tuple[int, ...],
     distilled: dict[str, Any] | None,
-    output: Path,
+    request: PruneRequest,
 ) -> None:
     """Write the pruned voice, its history telling how it came about."""
     facts = {"layers": index.layers, "kept": list(kept), "index": asdict(index), "distilled": distilled}
     spec = replace(voice.complete(), history=history_entry(voice, "prune", **facts))
     checkpoint = voice.checkpoint
     hf = keep_in_config(checkpoint.hf, checkpoint.config.traits, kept)
-    write_voice(replace(voice, checkpoint=replace(checkpoint, hf=hf)), decoder, spec, output)
+    write_voice(replace(voice, checkpoint=replace(checkpoint, hf=hf)), decoder, spec, request.output, request.share)

@@ -4,6 +4,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ def check_free(target: Path) -> None:
         raise OptionError(f"{target} exists: choose another --output, or remove it")
 
 
-def write_voice(voice: Voice, decoder: Decoder, spec: VoiceSpec, target: Path) -> None:
+def check_share(voice: Voice, target: Path, share: bool) -> None:
+    """Raise OptionError where `target` cannot share the codec, text and presets of `voice`: it must lie beside them."""
+    if share and target.resolve().parent != voice.home.resolve().parent:
+        raise OptionError(f"--share: {target} must lie beside {voice.home}, whose codec, text and presets it is to use")
+
+
+def write_voice(voice: Voice, decoder: Decoder, spec: VoiceSpec, target: Path, share: bool = False) -> None:
     """Write the folder `target`: `decoder` in fp16, `spec`, and codec, text, presets and licences of `voice`.
 
-    Raises OptionError where `target` is taken, OutputError where the disk refuses: nothing is left behind then.
+    To `share` is to leave codec, text and presets where `voice` has them, beside `target`. Raises OptionError where
+    `target` is taken or `check_share` does, OutputError where the disk refuses: nothing is left behind then.
     """
     check_free(target)
+    check_share(voice, target, share)
+    spec = replace(spec, base=voice.home.resolve().name if share else None)
     hf = dict(voice.checkpoint.hf)
     for key in {"dtype", "torch_dtype"} & hf.keys():
         hf[key] = "float16"
     with _staged(target) as stage:
-        for name in _belongings(voice, spec):
-            _copy(inside(voice.folder, name), stage / name)
+        for folder, name in _belongings(voice, spec):
+            _copy(inside(folder, name), stage / name)
         save_voice(decoder, hf, spec, stage)
 
 
@@ -43,12 +53,14 @@ def history_entry(voice: Voice, method: str, **facts: Any) -> list[dict[str, Any
     return [*voice.complete().history, {"method": method, "source": voice.checkpoint.sha256(), **facts}]
 
 
-def _belongings(voice: Voice, spec: VoiceSpec) -> list[str]:
-    """What a voice is made of beside its weights, by name in its folder."""
-    data = read_json(voice.text_file).get("file")
-    names = {spec.codec, spec.text.file, *([data] if data else [])}
-    names |= {path.name for pattern in _BESIDE for path in voice.folder.glob(pattern)}
-    return sorted(names | ({"prompts"} if (voice.folder / "prompts").is_dir() else set()))
+def _belongings(voice: Voice, spec: VoiceSpec) -> list[tuple[Path, str]]:
+    """What a voice is made of beside its weights: the folders and the names in them."""
+    beside = {(voice.folder, path.name) for pattern in _BESIDE for path in voice.folder.glob(pattern)}
+    if spec.base is not None:
+        return sorted(beside)
+    data, presets = read_json(voice.text_file).get("file"), (voice.home / "prompts").is_dir()
+    names = [spec.codec, spec.text.file, *([data] if data else []), *(["prompts"] if presets else [])]
+    return sorted(beside | {(voice.home, name) for name in names})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from sottovoce.compress.window_voice import WindowRequest, window_voice
 
     lesson = chosen_lesson(args, WindowRecipe, "window")
-    window_voice(WindowRequest(args.voice, args.output, args.window, args.teacher, lesson))
+    window_voice(WindowRequest(args.voice, args.output, args.window, args.teacher, lesson, args.share))
     if is_first():
         print(f"{args.output}: window {args.window}")
     return 0

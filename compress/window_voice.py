@@ -13,7 +13,7 @@ from sottovoce.compress.distil import Lesson, distil
 from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.recipe import WindowRecipe
 from sottovoce.compress.training_state import STATE
-from sottovoce.compress.voice_folder import check_free, history_entry, write_voice
+from sottovoce.compress.voice_folder import check_free, check_share, history_entry, write_voice
 from sottovoce.compress.window import Curriculum, WindowObjective
 from sottovoce.errors import OptionError, VoiceError
 from sottovoce.models.decoder import Decoder
@@ -32,6 +32,7 @@ class WindowRequest:
     window: int
     teacher: Path | None = None
     lesson: Lesson[WindowRecipe] | None = None
+    share: bool = False
 
 
 def window_voice(request: WindowRequest) -> None:
@@ -43,6 +44,7 @@ def window_voice(request: WindowRequest) -> None:
     """
     check_free(request.output)
     voice = Voice.open(request.voice)
+    check_share(voice, request.output, request.share)
     _check_window(request.window, voice)
     if (lesson := request.lesson) is None:
         _write(voice, voice.checkpoint.load(), request, None)
@@ -111,4 +113,4 @@ def _write(voice: Voice, decoder: Decoder, request: WindowRequest, distilled: di
     """Write the windowed voice, its history telling how it came about."""
     history = history_entry(voice, "window", window=request.window, distilled=distilled)
     spec = replace(voice.complete(), window=request.window, history=history)
-    write_voice(voice, decoder, spec, request.output)
+    write_voice(voice, decoder, spec, request.output, request.share)

@@ -134,9 +134,9 @@ def _copies(voice: Voice) -> dict[str, Path]:
         # In the voice's own folder, whatever a stranger's file says, and where the runtime will look for it.
         if (name := str(data)) != Path(name).name:
             raise VoiceError(f"{voice.text_file}: file {name!r} must be a plain name, its data lies beside it")
-        files[name] = voice.folder / name
+        files[name] = voice.home / name
     for name, prompt in voice.prompts().items():
-        path = voice.folder / "prompts" / f"{name}.json"
+        path = voice.home / "prompts" / f"{name}.json"
         longest, count = spec.prompt.max_prompt_codes, spec.prompt.code_count
         if not 0 < len(prompt.codes) <= longest or not all(0 <= code < count for code in prompt.codes):
             raise VoiceError(f"{path}: 1 to {longest} codes in 0..{count - 1} are allowed")

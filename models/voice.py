@@ -1,6 +1,7 @@
 """A voice: an HF decoder folder that also says how it is prompted, sampled and turned into sound.
 
 `config.json` carries a `sottovoce` section beside HF's keys; weights, codec, text front end and presets lie beside it.
+A compressed voice may leave all but its weights with the one it was made of (`base`).
 Any HF folder is a voice of `decoder_only` kind.
 """
 
@@ -26,6 +27,7 @@ class VoiceSpec:
 
     `codec` names the codec's folder; `window` is the one the voice was trained for, None where attention is full;
     `max_new_tokens` the longest utterance, in generated tokens; `prefix` the default P; `history` the compressions.
+    `base` names the folder beside the voice's own that has its codec, text and presets (None: its own has them).
     """
 
     codec: str
@@ -35,6 +37,7 @@ class VoiceSpec:
     prefix: int
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     window: int | None = None
+    base: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     schema: Literal[1] = 1
 
@@ -58,18 +61,23 @@ class Voice:
         return cls(folder, checkpoint, None if decoder_only else _read_spec(folder, checkpoint))
 
     @property
+    def home(self) -> Path:
+        """Where codec, text and presets lie: the voice's folder, or the one beside it that it shares them with."""
+        return _home(self.folder, self.complete())
+
+    @property
     def codec_folder(self) -> Path:
         """Where the codec lies."""
-        return self.folder / self.complete().codec
+        return self.home / self.complete().codec
 
     @property
     def text_file(self) -> Path:
         """The description of the text front end."""
-        return self.folder / self.complete().text.file
+        return self.home / self.complete().text.file
 
     def prompts(self) -> dict[str, Prompt]:
         """Preset speakers by name, in order; VoiceError where one is malformed."""
-        files = sorted((self.folder / "prompts").glob("*.json"))
+        files = sorted((self.home / "prompts").glob("*.json"))
         return {file.stem: _parse(Prompt, read_json(file), str(file)) for file in files}
 
     def complete(self) -> VoiceSpec:
@@ -101,10 +109,26 @@ def _read_spec(folder: Path, checkpoint: Checkpoint) -> VoiceSpec:
     if isinstance(schema, int) and schema > SCHEMA:
         raise VoiceError(f"{where}.schema {schema} is newer than {SCHEMA}; update sottovoce")
     spec: VoiceSpec = _parse(VoiceSpec, section, where)
-    _check_files(folder, spec)
+    _check_base(folder, spec, where)
+    _check_files(_home(folder, spec), spec)
     _check_ids(spec, checkpoint.config.vocab_size, where)
     _check_positions(spec, checkpoint.config, where)
     return spec
+
+
+def _home(folder: Path, spec: VoiceSpec) -> Path:
+    """See `Voice.home`."""
+    return folder if spec.base is None else folder.resolve().parent / spec.base
+
+
+def _check_base(folder: Path, spec: VoiceSpec, where: str) -> None:
+    """A base is the plain name of a folder beside this one that exists."""
+    if spec.base is None:
+        return
+    if spec.base in ("", ".", "..") or spec.base != Path(spec.base).name or "\\" in spec.base:
+        raise VoiceError(f"{where}.base: {spec.base!r} must be the plain name of a voice folder beside this one")
+    if not (home := _home(folder, spec)).is_dir():
+        raise VoiceError(f"{home} is missing: {folder} has only weights of its own, put that voice beside it")
 
 
 def _check_files(folder: Path, spec: VoiceSpec) -> None:

@@ -56,12 +56,12 @@ class Tokeniser:
         spec = voice.complete()
         self.prompt = spec.prompt
         self.store = Store(cache)
-        self.frontend = load_frontend(voice.folder, spec.text)
+        self.frontend = load_frontend(voice.home, spec.text)
         self.codec = codec.Codec.load(voice.codec_folder).to(device)
         self.device = device
         self._codec_key = key_of_files([*_files(voice.codec_folder), *_sources(codec, fsq, spectrum, clip)])
         data = read_json(voice.text_file).get("file")
-        text_files = [voice.text_file, *([voice.folder / data] if data else [])]
+        text_files = [voice.text_file, *([voice.home / data] if data else [])]
         self._text_key = key_of_files([*text_files, *_files(Path(sottovoce.runtime.text.__path__[0]), "*.py")])
 
     def prepare(

@@ -117,11 +117,11 @@ def open_voice(voice: Voice, codec: Codec) -> bundle.Bundle:
     manifest = _manifest(voice, codec)
     prompt, sampling = manifest.prompt, manifest.sampling
     assert prompt and sampling and manifest.text and manifest.codec
-    frontend = load_frontend(voice.folder, manifest.text)
+    frontend = load_frontend(voice.home, manifest.text)
     speaking = bundle.Voice(prompt, sampling, manifest.codec, frontend, CodecSession(codec))
     ids = token_ids(manifest.head)
     session = DecoderSession(voice.checkpoint.load().eval(), torch.from_numpy(ids))
-    return bundle.Bundle(voice.folder, manifest, torch.get_num_threads(), session, ids, speaking, {})
+    return bundle.Bundle(voice.home, manifest, torch.get_num_threads(), session, ids, speaking, {})
 
 
 def _manifest(voice: Voice, codec: Codec) -> Manifest:

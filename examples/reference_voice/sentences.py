@@ -156,7 +156,8 @@ def long_texts(count: int) -> list[str]:
 
     None is longer than what the voice takes at once, so none is split.
     """
-    said, out = iter(test_sentences(12 * count)), []
+    said = iter(test_sentences(12 * count))
+    out: list[str] = []
     while len(out) < count:
         text = ", ".join(next(said).rstrip(".?") for _ in range(4)) + "."
         if len(text) <= LONGEST:

@@ -10,7 +10,8 @@ import pytest
 
 from sottovoce.compress import voice_folder
 from sottovoce.compress.voice_folder import history_entry, write_voice
-from sottovoce.errors import BundleError, OptionError, OutputError
+from sottovoce.errors import BundleError, OptionError, OutputError, VoiceError
+from sottovoce.export.plan import Request, plan_export
 from sottovoce.models.voice import Voice
 
 
@@ -76,3 +77,44 @@ def test_data_outside_the_voice_is_not_read(source: Path, tmp_path: Path) -> Non
     with pytest.raises(BundleError, match="points outside"):
         write(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def share(folder: Path, target: Path) -> None:
+    """The voice in `folder`, all but its weights left there."""
+    voice = Voice.open(folder)
+    write_voice(voice, voice.checkpoint.load(), voice.complete(), target, share=True)
+
+
+def test_a_voice_that_shares_has_weights_and_licences_alone(source: Path) -> None:
+    made, again = source.with_name("small"), source.with_name("smaller")
+    share(source, made)
+    share(made, again)
+    for folder in (made, again):
+        assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "LICENSE", "NOTICE.md"}
+        voice = Voice.open(folder)
+        assert voice.complete().base == "voice" and sorted(voice.prompts()) == ["ada", "bob"]
+        assert voice.codec_folder.samefile(source / "codec") and voice.text_file.samefile(source / "text.json")
+        assert plan_export(voice, Request()).sizes == plan_export(Voice.open(source), Request()).sizes
+
+
+def test_a_voice_that_shares_can_be_made_whole_again(source: Path, tmp_path: Path) -> None:
+    share(source, source.with_name("small"))
+    write(source.with_name("small"), tmp_path / "whole")
+    voice = Voice.open(tmp_path / "whole")
+    assert voice.complete().base is None and voice.codec_folder.parent == tmp_path / "whole"
+
+
+def test_sharing_asks_for_neighbours(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--share: .*out must lie beside"):
+        share(source, tmp_path / "out")
+    share(source, source.with_name("small"))
+    moved = tmp_path / "moved"
+    shutil.copytree(source.with_name("small"), moved)
+    with pytest.raises(VoiceError, match="has only weights of its own, put that voice beside it"):
+        Voice.open(moved)
+    config = json.loads((moved / "config.json").read_text())
+    for name in ("..", "../in/voice", "/etc"):
+        config["sottovoce"]["base"] = name
+        (moved / "config.json").write_text(json.dumps(config))
+        with pytest.raises(VoiceError, match="must be the plain name"):
+            Voice.open(moved)
