@@ -30,7 +30,8 @@ def add_training(parser: argparse.ArgumentParser, shipped: str) -> None:
 
 def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Raise OptionError where one of the options `names` is given: `why` says what it goes with."""
-    if given := [name for name in names if getattr(args, name) not in (None, False, [])]:
+    # By identity: 0 equals False, and is given.
+    if given := [name for name in names if (value := getattr(args, name)) is not None and value is not False]:
         raise OptionError(f"--{given[0].replace('_', '-')} goes with {why}")
 
 

@@ -268,6 +268,8 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
             ["--keep", "2", "--index", "i.json", "--ranking", "one-shot"],
             "--ranking goes with an index that is measured",
         ),
+        (["--keep", "2", "--index", "i.json", "--utterances", "0"], "--utterances goes with an index that is measured"),
+        (["--keep", "2", "--steps", "0"], "--steps goes with --distill CORPUS"),
         (["--keep", "2", "--index", "cosine", "--speakers", "ada"], "--speakers goes with --index wer"),
         (["--keep", "2", "--utterances", "0"], "--utterances 0: at least 1"),
         (["--keep", "2", "--sentences", "gone.txt"], "--sentences gone.txt cannot be read"),
