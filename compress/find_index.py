@@ -15,6 +15,10 @@ from sottovoce.errors import OptionError
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.output import check_output
 
+CHART: Final = ".png"
+ROWS: Final = ".jsonl"
+"""Suffixes of what lies beside an index."""
+
 UTTERANCES: Final = 40
 """How many are measured on unless told otherwise: as many as there are built-in sentences."""
 
@@ -55,7 +59,7 @@ def find_index(voice: Voice, request: IndexRequest, keep: int | None, path: Path
     if request.utterances < 1:
         raise OptionError(f"--utterances {request.utterances}: at least 1 is needed")
     open_measure = _open_wer if request.kind == "wer" else _open_cosine
-    measure, count, source = open_measure(voice, request, path.with_suffix(".jsonl"), state)
+    measure, count, source = open_measure(voice, request, path.with_suffix(ROWS), state)
     rounds = measure_rounds(measure, layers, keep, request.ranking)
     index = LayerIndex(request.kind, request.ranking, voice.checkpoint.sha256(), layers, source, count, rounds)
     if state.is_main_process:
@@ -66,7 +70,7 @@ def find_index(voice: Voice, request: IndexRequest, keep: int | None, path: Path
 def save_index(index: LayerIndex, keep: int | None, path: Path) -> None:
     """Write `index` to `path` and its chart beside it; OutputError where the disk refuses."""
     write_index(index, path)
-    draw(index, keep, path.with_suffix(".png"))
+    draw(index, keep, path.with_suffix(CHART))
 
 
 def _open_wer(voice: Voice, request: IndexRequest, rows: Path, state: PartialState) -> tuple[Measure, int, str]:

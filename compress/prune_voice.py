@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from accelerate import Accelerator, PartialState
 
+from sottovoce.compress.corpus.layout import read_corpus
 from sottovoce.compress.distil import Lesson, distil, training_folder
-from sottovoce.compress.find_index import IndexRequest, find_index, save_index
+from sottovoce.compress.find_index import CHART, ROWS, IndexRequest, find_index, save_index
 from sottovoce.compress.layer_index import LayerIndex
 from sottovoce.compress.layers import keep_in_config, keep_layers
 from sottovoce.compress.loop import open_accelerator
@@ -51,8 +52,10 @@ def prune_voice(request: PruneRequest) -> LayerIndex:
     voice = Voice.open(request.voice)
     check_share(voice, request.output, request.share)
     check_keep(request.keep, voice)
-    # Before the index: whoever opens the processes first decides which device they are on.
     lesson, training = request.lesson, training_folder(request.output)
+    if lesson:
+        read_corpus(lesson.corpus)  # an index may take hours: a corpus that is not there is told of before
+    # Before the index: whoever opens the processes first decides which device they are on.
     accelerator = open_accelerator(lesson.recipe.train.precision) if lesson else None
     state = PartialState() if accelerator else PartialState(cpu=True)
     if request.index.file is None:
@@ -78,8 +81,12 @@ def report_layers(folder: Path, request: IndexRequest, keep: int | None, path: P
     if keep is not None:
         check_keep(keep, voice)
     check_output(path)
+    if path.suffix in (CHART, ROWS):
+        raise OptionError(f"{path} is where its chart or rows go: name the index {path.with_suffix('.json').name}")
     state = PartialState(cpu=True)
     index = find_index(voice, request, keep, path, state)
+    if keep is not None:
+        index.kept(keep)  # an iterative index from a file may end earlier
     if request.file is not None and state.is_main_process:
         save_index(index, keep, path)
     return index

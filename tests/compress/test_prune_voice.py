@@ -288,6 +288,28 @@ def test_bad_options(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_of_an_index_that_was_not_measured_so_far(voice: Path, tmp_path: Path, capsys: Any) -> None:
+    request = IndexRequest("cosine", "iterative", utterances=1)
+    find_index(Voice.open(voice), request, 3, tmp_path / "i.json", PartialState(cpu=True))
+    call = command(voice, tmp_path / "j.json", "--report", "--index", str(tmp_path / "i.json"), keep=1)
+    assert "--keep 1: this index was measured down to 3 layers" in refused(call, capsys)
+    assert not (tmp_path / "j.json").exists()
+
+
+@pytest.mark.parametrize("name", ["i.png", "i.jsonl"])
+def test_a_report_does_not_overwrite_its_own_chart_or_rows(name: str, voice: Path, tmp_path: Path, capsys: Any) -> None:
+    call = command(voice, tmp_path / name, "--report", "--index", "cosine", "--utterances", "1")
+    assert f"{name} is where its chart or rows go: name the index i.json" in refused(call, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_is_missed_before_layers_are_measured(voice: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "s.txt").write_text("hello there\n")
+    words = ("--index", "wer", "--sentences", str(tmp_path / "s.txt"), "--distill", "nowhere")
+    assert "nowhere: no such folder" in refused(command(voice, tmp_path / "out", *words), capsys)
+    assert not list(tmp_path.glob("out.training/*"))
+
+
 def test_an_output_that_is_there_stays(voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     assert "exists" in refused(command(voice, tmp_path), capsys)
