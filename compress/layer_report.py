@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -32,7 +33,7 @@ def _cells(index: LayerIndex, score: Score) -> tuple[str, str]:
 
 
 def draw(index: LayerIndex, keep: int | None, path: Path) -> None:
-    """The last score of every layer as a bar, into the PNG `path`; the layers that go are pale."""
+    """The last score of every layer as a bar, into the PNG `path`; the layers that go are pale, the whole voice is a line."""
     scale = 100 if index.kind == "wer" else 1
     gone = set(index.order()[: index.layers - keep]) if keep is not None else set()
     figure = Figure(figsize=(max(5.0, 0.4 * index.layers), 3.6), layout="constrained")
@@ -43,13 +44,13 @@ def draw(index: LayerIndex, keep: int | None, path: Path) -> None:
             ends = [[scale * max(0.0, score.value - score.low)], [scale * max(0.0, score.high - score.value)]]
         colour = GONE if score.layer in gone else KEPT
         axes.bar(score.layer, scale * score.value, color=colour, yerr=ends, ecolor="black", capsize=2)
+    marks: list[Artist] = [Patch(color=KEPT, label="kept"), Patch(color=GONE, label="goes")] if gone else []
     if (whole := index.rounds[0].whole) is not None:
-        axes.axhline(scale * whole, color="black", linestyle=":", linewidth=1)
+        marks.append(axes.axhline(scale * whole, color="black", linestyle=":", linewidth=1, label="whole voice"))
     axes.set_xticks(range(index.layers))
     axes.set_xlabel("layer")
     axes.set_ylabel("WER without it, %" if index.kind == "wer" else "1 − cosine of input and output")
     axes.set_title(f"{index.ranking}, {index.utterances} utterances", fontsize=9)
-    if gone:
-        marks = [Patch(color=KEPT, label="kept"), Patch(color=GONE, label="goes")]
+    if marks:
         figure.legend(handles=marks, fontsize=8, loc="outside right upper")
     write_atomic(path, lambda part: figure.savefig(part, format="png", dpi=120))

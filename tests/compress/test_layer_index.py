@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from sottovoce.compress.attention_mass import Row
 from sottovoce.compress.cosine_index import CosineIndex
@@ -129,3 +130,19 @@ def test_the_chart_marks_what_goes(tmp_path: Path) -> None:
         pale.append(int((abs(picture - 0xC9 / 255) < 1e-3).all(-1).sum()))
     assert pale[0] < pale[1] < pale[2]
     assert [path.name for path in tmp_path.iterdir()] == ["i.png"]
+
+
+@pytest.mark.parametrize(("keep", "labels"), [(None, ["whole voice"]), (4, ["kept", "goes", "whole voice"])])
+def test_the_chart_says_what_is_what(
+    keep: int | None, labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *args: Any, **more: Any) -> None:
+        drawn.append(figure)
+        save(figure, *args, **more)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    draw(index(), keep, tmp_path / "i.png")
+    assert [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()] == labels
