@@ -33,7 +33,7 @@ def _cells(index: LayerIndex, score: Score) -> tuple[str, str]:
 
 
 def draw(index: LayerIndex, keep: int | None, path: Path) -> None:
-    """The last score of every layer as a bar, into the PNG `path`; the layers that go are pale, the whole voice is a line."""
+    """The last score of every layer as a bar, into the PNG `path`: pale where it goes; the whole voice is a line."""
     scale = 100 if index.kind == "wer" else 1
     gone = set(index.order()[: index.layers - keep]) if keep is not None else set()
     figure = Figure(figsize=(max(5.0, 0.4 * index.layers), 3.6), layout="constrained")
