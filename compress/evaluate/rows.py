@@ -83,7 +83,7 @@ def _row(line: str, where: str) -> Row:
     try:
         row: Row = parse(Row, decode_json(line), where)
     except (BundleError, ValueError) as error:
-        raise OptionError(f"{where} is no row of an evaluation ({error}): name another file") from None
+        raise OptionError(f"{where} is no row of an evaluation ({error}): remove the file, or name another") from None
     return row
 
 

@@ -303,6 +303,15 @@ def test_a_report_does_not_overwrite_its_own_chart_or_rows(name: str, voice: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_rows_that_are_none_are_told_with_what_mends_it(voice: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = tmp_path / "out.training" / "index.jsonl"
+    rows.parent.mkdir()
+    rows.write_text("garbage\n")
+    (tmp_path / "s.txt").write_text("hello there\n")
+    said = refused(command(voice, tmp_path / "out", "--index", "wer", "--sentences", str(tmp_path / "s.txt")), capsys)
+    assert f"{rows} line 1 is no row of an evaluation" in said and said.endswith("remove the file, or name another")
+
+
 def test_a_corpus_is_missed_before_layers_are_measured(voice: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "s.txt").write_text("hello there\n")
     words = ("--index", "wer", "--sentences", str(tmp_path / "s.txt"), "--distill", "nowhere")
