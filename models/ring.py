@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sottovoce.models.decoder import Attention, Decoder
+from sottovoce.models.decoder import Attention, Decoder, Layer, Rotary
 
 
 class RingDecoder:
@@ -27,20 +27,28 @@ class RingDecoder:
 
     def prefill(self, ids: Tensor) -> Tensor:
         """Prefix tokens [1,T], T ≤ P, or a further chunk of them → logits [1,T,V]; fills the next T slots."""
-        start, end = self.position, self.position + ids.shape[1]
-        causal = torch.ones(ids.shape[1], self.prefix + self.window, dtype=torch.bool).tril(start)
+        return self._logits(self.prefill_embedded(self.decoder.model.embed_tokens(ids)))
+
+    def prefill_embedded(self, x: Tensor) -> Tensor:
+        """The same for whatever stands in the prefix: x [1,T,d] → hidden states [1,T,d]."""
+        start, end = self.position, self.position + x.shape[1]
+        causal = torch.ones(x.shape[1], self.prefix + self.window, dtype=torch.bool).tril(start)
         self.visible[start:end] = True
-        logits = self._forward(ids, slice(start, end), causal & self.visible)
+        hidden = self._forward(x, slice(start, end), causal & self.visible)
         self.position = end
-        return logits
+        return hidden
 
     def step(self, token: int) -> Tensor:
         """Feed generated token t → logits [1,1,V]: computed from the scratch slot, which then moves into the ring."""
+        return self._logits(self.step_embedded(self.decoder.model.embed_tokens(torch.tensor([[token]]))))
+
+    def step_embedded(self, x: Tensor) -> Tensor:
+        """The same for whatever is generated: x [1,1,d] → hidden states [1,1,d]."""
         scratch = self.prefix + self.window - 1
         self.visible[scratch] = True
-        logits = self._forward(torch.tensor([[token]]), slice(scratch, scratch + 1), self.visible[None])
+        hidden = self._forward(x, slice(scratch, scratch + 1), self.visible[None])
         self.advance()
-        return logits
+        return hidden
 
     def advance(self) -> None:
         """Copy the scratch slot to ring slot P + t mod (W − 1)."""
@@ -51,9 +59,14 @@ class RingDecoder:
         self.position += 1
         self.generated += 1
 
-    def _forward(self, ids: Tensor, slots: slice, visible: Tensor) -> Tensor:
-        """One pass over ids [1,T] at the next positions, their keys and values written to `slots`."""
-        return slot_pass(self.decoder, ids, self.position, self.keys, self.values, slots, visible)
+    def _forward(self, x: Tensor, slots: slice, visible: Tensor) -> Tensor:
+        """One pass over x [1,T,d] at the next positions, their keys and values written to `slots`."""
+        return slot_hidden(self.decoder, x, self.position, self.keys, self.values, slots, visible)
+
+    @torch.no_grad()
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states."""
+        return self.decoder.logits(hidden)
 
 
 @torch.no_grad()
@@ -70,11 +83,34 @@ def slot_pass(
 
     `visible` [T,S] bool says which of the S slots each of the T tokens sees.
     """
-    x, rotary = decoder.begin(ids, torch.arange(position, position + ids.shape[1]))
+    x = decoder.model.embed_tokens(ids)
+    return decoder.logits(slot_hidden(decoder, x, position, keys, values, slots, visible))
+
+
+@torch.no_grad()
+def slot_hidden(
+    decoder: Decoder,
+    x: Tensor,
+    position: int,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    slots: slice,
+    visible: Tensor,
+) -> Tensor:
+    """As `slot_pass`, from what stands for the tokens, [1,T,d], to hidden states after the final norm, [1,T,d]."""
+    x, rotary = decoder.begin(None, torch.arange(position, position + x.shape[1]), x)
     for layer, cached_keys, cached_values in zip(decoder.model.layers, keys, values, strict=True):
-        attention: Attention = layer.self_attn
-        q, k, v = attention.project(layer.input_layernorm(x), rotary)
-        cached_keys[:, :, slots], cached_values[:, :, slots] = k, v
-        x = x + attention.attend(q, cached_keys, cached_values, visible)
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return decoder.logits(decoder.model.norm(x))
+        x = layer_pass(layer, x, rotary, cached_keys, cached_values, slots, visible)
+    hidden: Tensor = decoder.model.norm(x)
+    return hidden
+
+
+@torch.no_grad()
+def layer_pass(
+    layer: Layer, x: Tensor, rotary: Rotary | None, keys: Tensor, values: Tensor, slots: slice, visible: Tensor
+) -> Tensor:
+    """One layer over x [1,T,d], its keys and values written to `slots` of [1,H,S,D]; see `slot_pass`."""
+    attention: Attention = layer.self_attn
+    q, keys[:, :, slots], values[:, :, slots] = attention.project(layer.input_layernorm(x), rotary)
+    x = x + attention.attend(q, keys, values, visible)
+    return x + layer.mlp(layer.post_attention_layernorm(x))

@@ -1,5 +1,7 @@
 """Tiny patch decoders with all weights random, and rows of tokens for them."""
 
+from dataclasses import replace
+
 import torch
 
 from sottovoce.models.patch.config import Compressing, PatchConfig, Speaker
@@ -18,12 +20,18 @@ def tiny_patches(
     name: str = "qwen2_tied",
     prompt: PromptSpec = PROMPT,
 ) -> PatchDecoder:
-    """A patch decoder around a decoder of the named config, float32, ready to infer."""
+    """A patch decoder around a decoder of the named config, float32, ready to infer; its extractor has two layers."""
     backbone = tiny_decoder(name)
-    patches = PatchDecoder(backbone, PatchConfig.of(backbone.config, patch, compressor, speaker), prompt)
+    config = PatchConfig.of(backbone.config, patch, compressor, speaker)
+    config = replace(config, extractor_layers=replace(config.extractor_layers, layers=2))
+    patches = PatchDecoder(backbone, config, prompt)
+    patches.requires_grad_(False)
     for net in (patches.compressor, patches.extractor):
         randomise(net, 1)
-    return patches.eval().requires_grad_(False)
+        for parameter in net.parameters():
+            # So many layers on top of each other would otherwise make float32's roundings large.
+            parameter.mul_(0.5 if parameter.dim() > 1 else 1)
+    return patches.eval()
 
 
 def row(text: int, clip: int, said: int, seed: int = 0, after: int = 1) -> tuple[list[int], int]:
