@@ -14,6 +14,7 @@ from sottovoce.compress.attention_mass import Mass, Row, attention_mass
 from sottovoce.compress.attention_rows import corpus_rows, spoken_rows
 from sottovoce.compress.distil import beside
 from sottovoce.compress.options import refuse
+from sottovoce.compress.voice_folder import check_tokens
 from sottovoce.errors import OptionError
 from sottovoce.models.checkpoint import write_atomic
 from sottovoce.models.codec import Codec
@@ -71,6 +72,7 @@ def run_report(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output)
     voice = Voice.open(args.voice)
+    check_tokens(voice, "window")
     if args.distill is None:
         report = report_attention(voice, spoken_rows(voice, count), "that the voice said", args.window)
     else:

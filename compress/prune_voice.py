@@ -18,7 +18,7 @@ from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.prune import PruneObjective
 from sottovoce.compress.recipe import PruneRecipe
 from sottovoce.compress.training_state import STATE
-from sottovoce.compress.voice_folder import check_free, check_share, history_entry, write_voice
+from sottovoce.compress.voice_folder import check_free, check_share, check_tokens, history_entry, write_voice
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.voice import Voice
@@ -50,6 +50,7 @@ def prune_voice(request: PruneRequest) -> LayerIndex:
     """
     check_free(request.output)
     voice = Voice.open(request.voice)
+    check_tokens(voice, "prune")
     check_share(voice, request.output, request.share)
     check_keep(request.keep, voice)
     lesson, training = request.lesson, training_folder(request.output)
@@ -78,6 +79,7 @@ def report_layers(folder: Path, request: IndexRequest, keep: int | None, path: P
     `keep` layers are told as kept (None: none, which only a one-shot index can do without). Raises as `prune_voice`.
     """
     voice = Voice.open(folder)
+    check_tokens(voice, "prune")
     if keep is not None:
         check_keep(keep, voice)
     check_output(path)

@@ -11,6 +11,7 @@ from typing import Any
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.models.voice import Voice, VoiceSpec, save_voice
 from sottovoce.runtime.paths import inside
 
@@ -30,7 +31,14 @@ def check_share(voice: Voice, target: Path, share: bool) -> None:
         raise OptionError(f"--share: {target} must lie beside {voice.home}, whose codec, text and presets it is to use")
 
 
-def write_voice(voice: Voice, decoder: Decoder, spec: VoiceSpec, target: Path, share: bool = False) -> None:
+def check_tokens(voice: Voice, method: str) -> None:
+    """Raise VoiceError where `voice` speaks in patches: no `method` knows how to train what reads them."""
+    voice.refuse_patches(f"compress {method} needs a voice of tokens; patch last: prune -> window -> patch")
+
+
+def write_voice(
+    voice: Voice, decoder: Decoder | PatchDecoder, spec: VoiceSpec, target: Path, share: bool = False
+) -> None:
     """Write the folder `target`: `decoder` in fp16, `spec`, and codec, text, presets and licences of `voice`.
 
     To `share` is to leave codec, text and presets where `voice` has them, beside `target`. Raises OptionError where

@@ -13,7 +13,7 @@ from sottovoce.compress.distil import Lesson, distil
 from sottovoce.compress.loop import open_accelerator
 from sottovoce.compress.recipe import WindowRecipe
 from sottovoce.compress.training_state import STATE
-from sottovoce.compress.voice_folder import check_free, check_share, history_entry, write_voice
+from sottovoce.compress.voice_folder import check_free, check_share, check_tokens, history_entry, write_voice
 from sottovoce.compress.window import Curriculum, WindowObjective
 from sottovoce.errors import OptionError, VoiceError
 from sottovoce.models.decoder import Decoder
@@ -44,6 +44,7 @@ def window_voice(request: WindowRequest) -> None:
     """
     check_free(request.output)
     voice = Voice.open(request.voice)
+    check_tokens(voice, "window")
     check_share(voice, request.output, request.share)
     _check_window(request.window, voice)
     if (lesson := request.lesson) is None:
@@ -77,6 +78,7 @@ def _check_window(window: int, voice: Voice) -> None:
 def _open_teacher(request: WindowRequest, voice: Voice) -> Voice:
     """The full-attention voice to learn from; VoiceError where it is none, or differs from the student in shape."""
     teacher = Voice.open(request.teacher or request.voice)
+    check_tokens(teacher, "window")
     if (window := teacher.complete().window) is not None:
         raise VoiceError(f"{teacher.folder} attends to {window} tokens: name the voice before that with --teacher")
     theirs, ours = teacher.checkpoint.config, voice.checkpoint.config

@@ -45,6 +45,7 @@ class Plan:
 
 def plan_export(voice: Voice, request: Request) -> Plan:
     """Check `request` against `voice`; raises OptionError or VoiceError where it cannot be honoured."""
+    voice.refuse_patches("export knows voices of tokens alone, export the one that it was made of")
     options = _decoder_only(voice, request) if request.decoder_only else _speaking(voice, request)
     parts = plan_decoder(voice.checkpoint, options)
     codec = {} if request.decoder_only else codec_graphs(_codec(voice))

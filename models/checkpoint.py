@@ -7,7 +7,7 @@ checked from the headers before a weight is read.
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from sottovoce.runtime.strict_json import decode_json
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PATCH_WEIGHTS = "patch.safetensors"
+"""Beside the decoder's weights where a voice speaks in patches: those of the nets around it."""
 _DTYPES = ("F16", "BF16", "F32")
 
 
@@ -65,9 +67,13 @@ class Checkpoint:
         return decoder
 
     def sha256(self) -> str:
-        """Hash of the config and of every shard, in order of name (hex): which weights a bundle came from."""
+        """Hash of the config and of every shard, in order of name (hex): which weights a bundle came from.
+
+        Those of patches go last, where there are any.
+        """
         digest = hashlib.sha256()
-        for name in (CONFIG, *sorted(set(self.files.values()))):
+        patches = [PATCH_WEIGHTS] if (self.folder / PATCH_WEIGHTS).is_file() else []
+        for name in (CONFIG, *sorted(set(self.files.values())), *patches):
             with (self.folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -88,9 +94,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save_weights(decoder: Decoder, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write `model.safetensors` whole or not at all; OutputError where the disk refuses."""
-    packed = pack(decoder.state_dict(), decoder.config.traits)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in packed.items()}
-    write_atomic(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    save_tensors(pack(decoder.state_dict(), decoder.config.traits), folder / WEIGHTS, dtype)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], target: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a safetensors file whole or not at all; OutputError where the disk refuses."""
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    write_atomic(target, lambda path: save_file(stored, path, metadata={"format": "pt"}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of the file at `path`, float32; VoiceError where it is missing or damaged."""
+    return _opened(path, lambda file: {n: file.get_tensor(n).to(torch.float32, copy=True) for n in list(file.keys())})
+
+
+def check_file(path: Path, shapes: Mapping[str, list[int]]) -> None:
+    """VoiceError unless the file at `path` has tensors of these names and shapes, no others, in a known dtype."""
+    _check_names(path, _opened(path, lambda file: list(file.keys())), shapes)
+    _check_shapes(path, shapes)
 
 
 def write_atomic(target: Path, write: Callable[[Path], object]) -> None:
@@ -133,18 +154,27 @@ def _check_tensors(folder: Path, files: dict[str, str], config: DecoderConfig) -
     with torch.device("meta"):
         packed = pack(Decoder(config).state_dict(), config.traits)
     expected = {name: list(tensor.shape) for name, tensor in packed.items()}
-    if missing := sorted(set(expected) - set(files)):
-        raise VoiceError(f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all)")
-    if unexpected := sorted(n for n in set(files) - set(expected) if not _ignored(n, config)):
-        raise VoiceError(f"{folder}: unexpected tensor {unexpected[0]} ({len(unexpected)} in all)")
+    _check_names(folder, [name for name in files if name in expected or not _ignored(name, config)], expected)
     for shard in sorted(set(files.values())):
-        names = [name for name in expected if files[name] == shard]
-        found = _opened(folder / shard, partial(_headers, names=names))
-        for name, (shape, dtype) in zip(names, found, strict=True):
-            if shape != expected[name]:
-                raise VoiceError(f"{folder / shard}: {name} is {shape}, config.json asks for {expected[name]}")
-            if dtype not in _DTYPES:
-                raise VoiceError(f"{folder / shard}: {name} is {dtype}, expected one of {', '.join(_DTYPES)}")
+        _check_shapes(folder / shard, {name: shape for name, shape in expected.items() if files[name] == shard})
+
+
+def _check_names(where: Path, found: Collection[str], expected: Collection[str]) -> None:
+    """VoiceError where a tensor of `expected` is not `found` at `where`, or another one is."""
+    if missing := sorted(set(expected) - set(found)):
+        raise VoiceError(f"{where}: tensor {missing[0]} is missing ({len(missing)} in all)")
+    if unexpected := sorted(set(found) - set(expected)):
+        raise VoiceError(f"{where}: unexpected tensor {unexpected[0]} ({len(unexpected)} in all)")
+
+
+def _check_shapes(path: Path, expected: Mapping[str, list[int]]) -> None:
+    """VoiceError where a tensor of the file at `path` has another shape than `expected`, or an unknown dtype."""
+    found = _opened(path, partial(_headers, names=list(expected)))
+    for (name, wanted), (shape, dtype) in zip(expected.items(), found, strict=True):
+        if shape != wanted:
+            raise VoiceError(f"{path}: {name} is {shape}, config.json asks for {wanted}")
+        if dtype not in _DTYPES:
+            raise VoiceError(f"{path}: {name} is {dtype}, expected one of {', '.join(_DTYPES)}")
 
 
 def _headers(file: Any, names: list[str]) -> list[tuple[list[int], str]]:

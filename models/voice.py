@@ -14,6 +14,9 @@ from sottovoce.errors import BundleError, VoiceError
 from sottovoce.models.checkpoint import CONFIG, Checkpoint, read_json, save_weights, write_atomic
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.patch.checkpoint import check_patches, load_patches, save_patches
+from sottovoce.models.patch.config import PatchConfig
+from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec, parse
 
 SECTION = "sottovoce"
@@ -27,6 +30,7 @@ class VoiceSpec:
 
     `codec` names the codec's folder; `window` is the one the voice was trained for, None where attention is full;
     `max_new_tokens` the longest utterance, in generated tokens; `prefix` the default P; `history` the compressions.
+    Where the voice speaks in patches, `patch` says how, and `window` counts them (`max_new_tokens` stays in tokens).
     `base` names the folder beside the voice's own that has its codec, text and presets (None: its own has them).
     """
 
@@ -38,6 +42,7 @@ class VoiceSpec:
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     window: int | None = None
     base: str | None = None
+    patch: PatchConfig | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     schema: Literal[1] = 1
 
@@ -80,6 +85,21 @@ class Voice:
         files = sorted((self.home / "prompts").glob("*.json"))
         return {file.stem: _parse(Prompt, read_json(file), str(file)) for file in files}
 
+    def patches(self) -> PatchDecoder:
+        """The decoder of a voice that speaks in patches, float32; VoiceError where it does not."""
+        spec = self.complete()
+        if spec.patch is None:
+            raise VoiceError(
+                f"{self.folder} does not speak in patches: sottovoce compress patch makes a voice that does"
+            )
+        return load_patches(self.folder, self.checkpoint.load(), spec.patch, spec.prompt)
+
+    def refuse_patches(self, why: str) -> None:
+        """Raise VoiceError where the voice speaks in patches: `why` says what cannot be done, and what mends it."""
+        section = self.checkpoint.hf.get(SECTION)
+        if isinstance(section, dict) and section.get("patch"):
+            raise VoiceError(f"{self.folder} speaks in patches: {why}")
+
     def complete(self) -> VoiceSpec:
         """The spec of a voice that can speak; raises VoiceError for one opened with `decoder_only`."""
         if self.spec is None:
@@ -87,12 +107,14 @@ class Voice:
         return self.spec
 
 
-def save_voice(decoder: Decoder, hf: dict[str, Any], spec: VoiceSpec, folder: Path) -> None:
+def save_voice(decoder: Decoder | PatchDecoder, hf: dict[str, Any], spec: VoiceSpec, folder: Path) -> None:
     """Write `config.json` (HF keys and the spec) and fp16 weights; codec, text and prompts are the caller's.
 
     Raises OutputError where the disk refuses.
     """
-    save_weights(decoder, folder)
+    if isinstance(decoder, PatchDecoder):
+        save_patches(decoder, folder)
+    save_weights(decoder.backbone if isinstance(decoder, PatchDecoder) else decoder, folder)
     text = json.dumps(hf | {SECTION: asdict(spec)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -113,6 +135,8 @@ def _read_spec(folder: Path, checkpoint: Checkpoint) -> VoiceSpec:
     _check_files(_home(folder, spec), spec)
     _check_ids(spec, checkpoint.config.vocab_size, where)
     _check_positions(spec, checkpoint.config, where)
+    if spec.patch is not None:
+        check_patches(folder, checkpoint.config, spec.patch)
     return spec
 
 

@@ -49,7 +49,8 @@ class Listener:
     """A voice's decoder under its window, reduced to what can be said."""
 
     def __init__(self, voice: Voice) -> None:
-        """Load the weights, float32, on the CPU."""
+        """Load the weights, float32, on the CPU; VoiceError for a voice of patches."""
+        voice.refuse_patches("--held-out knows voices of tokens alone, compare those that it was made of")
         spec = voice.complete()
         self.decoder: Decoder = voice.checkpoint.load().eval()
         self.window = spec.window

@@ -114,6 +114,7 @@ def open_voice(voice: Voice, codec: Codec) -> bundle.Bundle:
 
     Raises VoiceError or BundleError where a part of the voice is missing or malformed.
     """
+    voice.refuse_patches("evaluate knows voices of tokens alone, evaluate the one that it was made of")
     manifest = _manifest(voice, codec)
     prompt, sampling = manifest.prompt, manifest.sampling
     assert prompt and sampling and manifest.text and manifest.codec
