@@ -5,12 +5,13 @@ from typing import Final
 
 import torch
 
-from sottovoce.compress import prune_command, window_command
+from sottovoce.compress import patch_command, prune_command, window_command
 from sottovoce.compress.options import threads_of_process
 
 METHODS: Final = {
     "window": (window_command, "constant memory: attend to the prefix and a window of what was said (WAND)"),
     "prune": (prune_command, "fewer layers: those stay that matter most to the words (SPADE)"),
+    "patch": (patch_command, "fewer steps: one for several tokens, which two small nets make of it (TLDR)"),
 }
 """Method → module with `add_arguments(parser)` and `run(args) -> exit status`, and its line of help."""
 

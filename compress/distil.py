@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from sottovoce.compress.corpus.layout import read_corpus
 from sottovoce.compress.loop import Objective, Run, train
 from sottovoce.compress.prepare import corpus_hash, prepare
-from sottovoce.compress.recipe import PruneRecipe, WindowRecipe
+from sottovoce.compress.recipe import PatchRecipe, PruneRecipe, WindowRecipe
 from sottovoce.models.voice import Voice
 
 _NEUTRAL: Final = ("train.epochs", "train.steps", "train.accumulate", "train.checkpoint_every")
 """Values of a recipe that a resumed run may change: its steps are compared as such, the others change no result."""
 
 
-R = TypeVar("R", WindowRecipe, PruneRecipe)
+R = TypeVar("R", WindowRecipe, PruneRecipe, PatchRecipe)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ class Objective(nn.Module):
         """Scalars float32 summed over the batch's targets: `loss`, which is minimised, and others to be shown."""
         raise NotImplementedError
 
+    def share(self, name: str) -> float:
+        """What the parameter `name` learns at, as a share of the recipe's rate."""
+        return 1.0
+
     def schedule(self, step: int) -> Mapping[str, float | None]:
         """What else changes with the step, to be shown; None where it is infinite."""
         raise NotImplementedError
@@ -100,6 +104,14 @@ def learning_rate(step: int, steps: int, recipe: TrainRecipe) -> float:
     return recipe.lr * (recipe.final + (1 - recipe.final) * falling)
 
 
+def _groups(objective: Objective) -> list[dict[str, Any]]:
+    """What the optimiser moves, a group for each share of the rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trainable(objective).items():
+        groups.setdefault(objective.share(name), []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
+
+
 def _memory(device: torch.device) -> dict[str, float]:
     """The peak so far of this process, in MB, where the system tells."""
     peak = peak_memory(device)
@@ -133,15 +145,16 @@ class _Trainer:
         self.objective = objective.to(accelerator.device)
         self.parameters = list(trainable(objective).values())
         betas = (recipe.betas[0], recipe.betas[1])
-        self.plain = torch.optim.AdamW(self.parameters, recipe.lr, betas, weight_decay=recipe.weight_decay)
+        self.plain = torch.optim.AdamW(_groups(objective), recipe.lr, betas, weight_decay=recipe.weight_decay)
         if state:
             state.restore(objective, self.plain, accelerator.scaler)
         self.model, self.optimizer = accelerator.prepare(objective, self.plain)
 
     def update(self, step: int) -> dict[str, float | None]:
         """One step of the optimiser; mean losses per token over all processes, and what the step was made of."""
+        rate = learning_rate(step, self.run.steps, self.recipe)
         for group in self.plain.param_groups:
-            group["lr"] = learning_rate(step, self.run.steps, self.recipe)
+            group["lr"] = rate * group["share"]
         parts = self._parts(step)
         tokens = int(self._over_all(sum((part.targets >= 0).sum() for part in parts)))
         sums: dict[str, Tensor] = {}
@@ -154,7 +167,7 @@ class _Trainer:
         means = dict(zip(sums, (self._over_all(torch.stack(list(sums.values()))) / tokens).tolist(), strict=True))
         norm = self._step(step, means["loss"])
         shown = norm if math.isfinite(norm) else None  # JSON knows no infinity
-        return {**means, "lr": self.plain.param_groups[0]["lr"], "gradient": shown, "tokens": tokens}
+        return {**means, "lr": rate, "gradient": shown, "tokens": tokens}
 
     def save(self, done: int) -> None:
         """Replace the state in the run's folder."""

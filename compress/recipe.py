@@ -142,6 +142,31 @@ class PruneRecipe:
     train: TrainRecipe
 
 
+@dataclass(frozen=True)
+class LoraRecipe:
+    """How the backbone follows: `rank` of the low-rank matrices (0: it stays as it is), their `scale` (α / rank), and
+    their peak rate `lr`."""
+
+    rank: int
+    scale: float
+    lr: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be learned."""
+        _require(self.rank >= 0, "lora.rank", self.rank, "at least 0")
+        _require(self.scale > 0, "lora.scale", self.scale, "above 0")
+        _require(self.lr > 0, "lora.lr", self.lr, "above 0")
+
+
+@dataclass(frozen=True)
+class PatchRecipe:
+    """`recipes/patch.toml`: teaching a voice to speak in patches (TLDR); `train.lr` is that of the nets."""
+
+    lora: LoraRecipe
+    batch: BatchRecipe
+    train: TrainRecipe
+
+
 def read_recipe(kind: Any, shipped: str, path: Path | None = None) -> Any:
     """The recipe of dataclass `kind` in the file `path`, or the one that ships as `recipes/{shipped}.toml`.
 

@@ -34,7 +34,7 @@ class TrainingState:
     def of(
         cls, step: int, settings: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any
     ) -> "TrainingState":
-        """The state of `module`, whose `trainable` parameters `optimizer` holds in one group, and of a GradScaler."""
+        """The state of `module`, whose `trainable` parameters `optimizer` moves, and of a GradScaler."""
         weights = trainable(module)
         moments = {(n, key): value for n, p in weights.items() for key, value in optimizer.state.get(p, {}).items()}
         return cls(step, settings, dict(weights), moments, scaler.state_dict() if scaler else {})
@@ -80,9 +80,11 @@ class TrainingState:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(self.weights[name])
+        moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        place = {id(parameter): number for number, parameter in enumerate(moved)}
         slots: dict[int, dict[str, Tensor]] = {}
         for (name, key), value in self.moments.items():
-            slots.setdefault(list(parameters).index(name), {})[key] = value
+            slots.setdefault(place[id(parameters[name])], {})[key] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         if scaler and self.scaler:
             scaler.load_state_dict(self.scaler)

@@ -25,6 +25,7 @@ EXTRAS: Final = {
     "jiwer": "evaluate",
     "accelerate": "compress",
     "matplotlib": "compress",
+    "peft": "compress",
 }
 """The extra that brings each optional module."""
 

@@ -13,7 +13,7 @@ COMMANDS: Final = {
     "say": ("sottovoce.runtime.say", "speak text with a bundle"),
     "prompt": ("sottovoce.runtime.prompt_command", "keep a speaker in a bundle"),
     "inspect": ("sottovoce.runtime.inspect_command", "show what a bundle holds"),
-    "compress": ("sottovoce.compress.command", "make a voice smaller: window, prune"),
+    "compress": ("sottovoce.compress.command", "make a voice smaller: window, prune, patch"),
     "export": ("sottovoce.export.command", "make a bundle of a voice"),
     "verify": ("sottovoce.export.verify_command", "check a bundle against the voice it was made of"),
     "evaluate": (

@@ -7,17 +7,26 @@ from typing import Any
 
 import pytest
 
-from sottovoce.compress.recipe import PruneRecipe, WindowRecipe, read_recipe
+from sottovoce.compress.recipe import PatchRecipe, PruneRecipe, WindowRecipe, read_recipe
 from sottovoce.errors import OptionError
 
 FOLDER = resources.files("sottovoce.compress") / "recipes"
 SHIPPED = (FOLDER / "window.toml").read_text()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("window", WindowRecipe), ("prune", PruneRecipe)])
-def test_a_shipped_recipe_is_read_and_every_value_has_its_evidence(name: str, kind: Any) -> None:
+KINDS = [
+    ("window", WindowRecipe, (1e-5, 0.03)),
+    ("prune", PruneRecipe, (1e-5, 0.03)),
+    ("patch", PatchRecipe, (1e-4, 0.01)),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "rate"), KINDS)
+def test_a_shipped_recipe_is_read_and_every_value_has_its_evidence(
+    name: str, kind: Any, rate: tuple[float, ...]
+) -> None:
     recipe, shipped = read_recipe(kind, name), (FOLDER / f"{name}.toml").read_text()
-    assert (recipe.train.lr, recipe.train.warmup, recipe.train.precision) == (1e-5, 0.03, "bf16")
+    assert (recipe.train.lr, recipe.train.warmup, recipe.train.precision) == (*rate, "bf16")
     values = [line for line in shipped.splitlines() if "=" in line.partition("#")[0]]
     assert len(values) == sum(len(section) for section in tomllib.loads(shipped).values())
     assert all(len(line.partition("#")[2].split()) >= 2 for line in values)
@@ -28,6 +37,19 @@ def test_the_papers_values() -> None:
     assert window.curriculum.start == 128
     others = (loss.kl, loss.hidden, loss.attention, loss.embedding)
     assert (loss.ce, others, loss.matching) == (0.25, (0.75 / 4,) * 4, "dynamic")
+    patch = read_recipe(PatchRecipe, "patch")
+    assert (patch.lora.rank, patch.lora.scale, patch.lora.lr) == (64, 1.0, 5e-5)
+    assert (patch.train.final, patch.train.weight_decay, patch.train.clip) == (0.1, 0.01, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rank = 64", "rank = -1"), ("scale = 1.0", "scale = 0.0"), ("lr = 5e-5", "lr = 0")]
+)
+def test_a_bad_lora(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((FOLDER / "patch.toml").read_text().replace(key, value, 1))
+    with pytest.raises(OptionError, match=rf"mine\.toml: lora\.{key.split()[0]} is "):
+        read_recipe(PatchRecipe, "patch", path)
 
 
 def test_a_start_at_the_longest_utterance(tmp_path: Path) -> None:

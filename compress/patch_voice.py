@@ -1,0 +1,104 @@
+"""A voice → the same voice in patches: checked, taught on a corpus, and written.
+
+Every process runs this; the first one alone writes.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from sottovoce.compress.distil import Lesson, distil
+from sottovoce.compress.loop import open_accelerator
+from sottovoce.compress.patch import PatchObjective
+from sottovoce.compress.recipe import PatchRecipe
+from sottovoce.compress.training_state import STATE
+from sottovoce.compress.voice_folder import check_free, check_share, check_tokens, history_entry, write_voice
+from sottovoce.errors import OptionError, VoiceError
+from sottovoce.models.patch.config import Compressing, PatchConfig, Speaker
+from sottovoce.models.patch.decoder import PatchDecoder
+from sottovoce.models.voice import Voice, VoiceSpec
+
+
+@dataclass(frozen=True)
+class PatchRequest:
+    """What a user asks for: `voice` in patches of `patch` tokens, learned from `lesson`, written to `output`."""
+
+    voice: Path
+    output: Path
+    patch: int
+    lesson: Lesson[PatchRecipe]
+    speaker: Speaker = "pooled"
+    compressor: Compressing = "attention"
+    share: bool = False
+
+
+def patch_voice(request: PatchRequest) -> None:
+    """Write the voice that is asked for.
+
+    Raises OptionError for a patch, recipe or output that cannot be, VoiceError for a voice that cannot be used,
+    CorpusError for a corpus with files that cannot, TrainingError where training breaks down, and OutputError where the
+    disk refuses.
+    """
+    check_free(request.output)
+    voice = Voice.open(request.voice)
+    check_tokens(voice, "patch")
+    check_share(voice, request.output, request.share)
+    _check_patch(request, voice.complete())
+    config = PatchConfig.of(voice.checkpoint.config, request.patch, request.compressor, request.speaker)
+    window = patches_seen(voice.complete().window, request.patch)
+    accelerator = open_accelerator(request.lesson.recipe.train.precision)
+    student, facts = _teach(request.lesson, voice, config, window, accelerator)
+    if accelerator.is_main_process:
+        _write(voice, student, request, window, facts)
+        (request.lesson.folder / STATE).unlink()
+    accelerator.end_training()
+
+
+def patches_seen(window: int | None, patch: int) -> int | None:
+    """Patches that hold a window of tokens, at least the current one and one before it; None stays full attention."""
+    return None if window is None else max(2, -(-window // patch))
+
+
+def _check_patch(request: PatchRequest, spec: VoiceSpec) -> None:
+    """Raise OptionError for a patch that is none, or a speaker nobody shows; VoiceError where ids mean two things."""
+    prompt = spec.prompt
+    if request.patch < 2:
+        raise OptionError(f"--patch {request.patch}: at least 2 tokens to a step")
+    if request.patch > spec.max_new_tokens:
+        raise OptionError(f"--patch {request.patch}: the voice's longest utterance has {spec.max_new_tokens} tokens")
+    clips = prompt.layout.count("{prompt_codes}")
+    if clips == 0 and request.speaker == "pooled":
+        raise OptionError("--speaker pooled: the voice's layout has no {prompt_codes} to pool, take --speaker none")
+    codes = range(prompt.code_offset, prompt.code_offset + prompt.code_count)
+    if marks := [item for item in prompt.layout if item in codes]:
+        raise VoiceError(f"{request.voice}: token {marks[0]} of prompt.layout is a code too; patches need them apart")
+    if clips > 1:
+        raise VoiceError(f"{request.voice}: prompt.layout has {clips} {{prompt_codes}}, patches are made of one clip")
+
+
+def _teach(
+    lesson: Lesson[PatchRecipe], voice: Voice, config: PatchConfig, window: int | None, accelerator: Accelerator
+) -> tuple[PatchDecoder, dict[str, Any]]:
+    """The trained voice, and what its history says about the training."""
+    prompt, made = voice.complete().prompt, list[PatchObjective]()
+    student = PatchDecoder(voice.checkpoint.load(), config, prompt, lesson.recipe.batch.seed)
+
+    def objective(steps: int) -> PatchObjective:
+        made.append(PatchObjective(student, prompt, lesson.recipe, window))
+        return made[-1]
+
+    facts = distil(voice, lesson, objective, {"window": window, **asdict(config)}, {}, accelerator)
+    return made[-1].merge(), facts
+
+
+def _write(
+    voice: Voice, decoder: PatchDecoder, request: PatchRequest, window: int | None, distilled: dict[str, Any]
+) -> None:
+    """Write the voice, its history telling how it came about."""
+    before = voice.complete()
+    facts = {"patch": request.patch, "window": window, "window_tokens": before.window, "distilled": distilled}
+    history = history_entry(voice, "patch", **facts)
+    spec = replace(before, window=window, patch=decoder.config, history=history)
+    write_voice(voice, decoder, spec, request.output, request.share)

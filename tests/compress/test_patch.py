@@ -1,0 +1,89 @@
+"""What a voice learns from when it learns patches, and what of it moves."""
+
+import pytest
+import torch
+
+from sottovoce.compress.corpus.batches import IGNORED, Batch
+from sottovoce.compress.loop import _groups
+from sottovoce.compress.patch import PatchObjective
+from sottovoce.compress.recipe import BatchRecipe, LoraRecipe, PatchRecipe, TrainRecipe
+from sottovoce.compress.training_state import trainable
+from tests.models.patches import PROMPT, padded, row, tiny_patches
+
+TRAIN = TrainRecipe(1.0, 4, 1e-3, 0.0, 0.1, (0.9, 0.999), 0.0, 1.0, "fp32", 1, 2)
+MATRICES = 7 * 2
+"""Of attention and feed-forward, in two layers."""
+
+
+def batch(*, taught: bool = True) -> Batch:
+    """Two rows, the stop as their last target."""
+    ids, prefix, lengths = padded(row(5, 9, 14), row(3, 2, 7, seed=1))
+    targets = ids.roll(-1, 1)
+    for targeted, start, length in zip(targets, prefix.tolist(), lengths.tolist(), strict=True):
+        targeted[: start - 1], targeted[length - 1], targeted[length:] = IGNORED, 83, IGNORED
+    return Batch(ids, targets if taught else torch.full_like(ids, IGNORED), prefix, lengths)
+
+
+def objective(rank: int = 4, window: int | None = None, name: str = "qwen2_tied") -> PatchObjective:
+    recipe = PatchRecipe(LoraRecipe(rank, 1.0, 5e-4), BatchRecipe(400, 1), TRAIN)
+    return PatchObjective(tiny_patches(name=name), PROMPT, recipe, window)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_loss_is_that_of_every_token_and_of_the_stop(window: int | None) -> None:
+    b, patches = batch(), tiny_patches()
+    logits = patches.logits(patches(b.ids, b.prefix, b.lengths, window)).log_softmax(-1)
+    ce = torch.zeros(())
+    for place, t in (b.targets >= 0).nonzero().tolist():
+        ce = ce - logits[place, t, patches.spoken.tolist().index(int(b.targets[place, t]))]
+    losses = objective(window=window)(b, 0)
+    torch.testing.assert_close(losses["ce"], ce)
+    assert losses["loss"] == losses["ce"] and int((b.targets >= 0).sum()) == 14 + 1 + 7 + 1
+
+
+@pytest.mark.parametrize(("name", "matrices"), [("qwen2_tied", MATRICES), ("gpt2_own_head", MATRICES - 2)])
+def test_nets_and_low_rank_matrices_learn_at_rates_of_their_own(name: str, matrices: int) -> None:
+    learner = objective(name=name)
+    learner(batch(), 0)["loss"].backward()
+    moving = trainable(learner)
+    low = [n for n in moving if learner.share(n) != 1.0]
+    assert len(low) == 2 * matrices and all(".lora_" in n and "backbone" in n for n in low)
+    assert all(n.startswith(("student.compressor", "student.extractor")) for n in moving if n not in low)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in moving.values())
+    assert all(p.grad is None for n, p in learner.named_parameters() if n not in moving)
+    assert {group["share"]: len(group["params"]) for group in _groups(learner)} == {
+        0.5: len(low),
+        1.0: len(moving) - len(low),
+    }
+
+
+def test_rank_0_leaves_the_backbone() -> None:
+    learner = objective(rank=0)
+    assert all(n.startswith(("student.compressor", "student.extractor")) for n in trainable(learner))
+    before = learner.student.backbone.state_dict()
+    assert learner.merge() is learner.student and learner.student.backbone.state_dict().keys() == before.keys()
+
+
+def test_merged_it_says_the_same() -> None:
+    learner, b = objective(), batch()
+    with torch.no_grad():
+        for name, parameter in trainable(learner).items():
+            if ".lora_" in name:
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
+        before, plain = learner(b, 0)["loss"], objective()(b, 0)["loss"]
+        names = tiny_patches().state_dict().keys()
+        merged = learner.merge()
+        assert merged.state_dict().keys() == names
+        torch.testing.assert_close(learner(b, 0)["loss"], before)
+        assert (before - plain).abs() > 0.01
+
+
+def test_the_same_seed_starts_the_same() -> None:
+    first, again = (trainable(objective()) for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_a_share_without_targets_gives_zero_gradients() -> None:
+    learner = objective()
+    learner(batch(taught=False), 0)["loss"].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in trainable(learner).values())
