@@ -86,15 +86,18 @@ def figure(rows: Sequence[Row], measure: Measure = word_errors) -> Figure | None
 
 
 def difference(rows: Sequence[Row], base: Sequence[Row], measure: Measure = word_errors) -> Figure | None:
-    """How much higher the rate of `rows` is than that of `base`, paired by sentence; None where they share none."""
-    tables = by_sentence(rows, measure), by_sentence(base, measure)
-    shared = set(tables[0]) & set(tables[1])
+    """How much higher the rate of `rows` is than that of `base`, over what both have said by the same speaker.
+
+    Paired by sentence; None where they share none. Seeds need not be the same: a teacher has only one.
+    """
+    measured = [[row for row in side if measure(row) is not None] for side in (rows, base)]
+    shared = set.intersection(*({(row.text, row.speaker) for row in side} for side in measured))
     if not shared:
         return None
-    mine, theirs = ({text: table[text] for text in shared} for table in tables)
-    draws = bootstrap([mine, theirs])
-    count = sum(row.text in shared and measure(row) is not None for row in rows)
-    return Figure(rate(mine) - rate(theirs), *interval(draws[0] - draws[1]), count)
+    mine, theirs = ([row for row in side if (row.text, row.speaker) in shared] for side in measured)
+    tables = [by_sentence(side, measure) for side in (mine, theirs)]
+    draws = bootstrap(tables)
+    return Figure(rate(tables[0]) - rate(tables[1]), *interval(draws[0] - draws[1]), len(mine))
 
 
 def meets(found: Figure, points: float) -> bool:

@@ -46,6 +46,12 @@ def test_a_difference_is_paired():
     assert difference(worse, [row("other", "other")]) is None
 
 
+def test_a_difference_is_within_a_speaker() -> None:
+    """One who is hard to hear is not held against a run that has not come to the other one yet."""
+    base = [row("a b", heard, speaker) for speaker, heard in (("ada", "a b"), ("bob", "x y"))]
+    assert difference([row("a b", "x y", "bob")], base) == Figure(0.0, 0.0, 0.0, 1)
+
+
 def test_what_was_not_measured_is_not_counted() -> None:
     rows = [row("a", "a"), row("b", "b", seed=2)]
     seeds = [row("a", "a", seed=seed) for seed in (1, 2)]
