@@ -17,7 +17,10 @@ from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.manifest import PromptSpec
 
 TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Matrices of the backbone that follow, those of attention and feed-forward: not in the paper."""
+"""Matrices of the backbone that follow, those of attention and feed-forward: not in the paper.
+
+Its 136.2 M trainable parameters speak for all of them: tests/compress/test_patch.py counts.
+"""
 
 
 class PatchObjective(Objective):

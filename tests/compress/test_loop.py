@@ -195,3 +195,38 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     objective = run(tmp_path, steps=30, recipe=replace(RECIPE, precision="bf16"))
     assert objective.table.weight.dtype == torch.float32
     assert mean_loss(objective, 0) < mean_loss(Guess(), 0)
+
+
+class Several(Guess):
+    """Learns its middle parameter at half the rate."""
+
+    def __init__(self, nan_at: int = -1) -> None:
+        super().__init__(nan_at)
+        self.middle = nn.Parameter(torch.zeros(5))
+        self.scale = nn.Parameter(torch.ones(5, 5))
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        logits = self.table(batch.ids) @ self.scale + self.middle
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+        return {"loss": loss * (float("nan") if step == self.nan_at else 1.0)}
+
+    def share(self, name: str) -> float:
+        return 0.5 if name == "middle" else 1.0
+
+
+def test_rates_of_their_own_through_a_stop(tmp_path: Path) -> None:
+    """Adam's first step is the rate itself; what is restored is the moments of the right parameters."""
+
+    def several(folder: str, nan_at: int = -1, steps: int = STEPS) -> Several:
+        objective = Several(nan_at)
+        train(objective, Source(), RECIPE, Run(tmp_path / folder, steps, {}, True), open_accelerator("fp32"))
+        return objective
+
+    once = several("once", steps=1)
+    assert float(once.middle.detach().abs().max()) == pytest.approx(RECIPE.lr / 2, rel=1e-3)
+    whole = several("whole").state_dict()
+    with pytest.raises(TrainingError):
+        several("stopped", nan_at=5)
+    resumed = several("stopped").state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert read_rows(tmp_path / "whole")[-1]["lr"] == learning_rate(STEPS - 1, STEPS, RECIPE)

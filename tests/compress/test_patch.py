@@ -5,10 +5,16 @@ import torch
 
 from sottovoce.compress.corpus.batches import IGNORED, Batch
 from sottovoce.compress.loop import _groups
-from sottovoce.compress.patch import PatchObjective
+from sottovoce.compress.patch import TARGETS, PatchObjective
 from sottovoce.compress.recipe import BatchRecipe, LoraRecipe, PatchRecipe, TrainRecipe
 from sottovoce.compress.training_state import trainable
+from sottovoce.models.config import DecoderConfig
+from sottovoce.models.decoder import Decoder
+from sottovoce.models.patch.compressor import Compressor
+from sottovoce.models.patch.config import PatchConfig, StackConfig
+from sottovoce.models.patch.extractor import Extractor
 from tests.models.patches import PROMPT, padded, row, tiny_patches
+from tests.models.shapes import CONFIGS
 
 TRAIN = TrainRecipe(1.0, 4, 1e-3, 0.0, 0.1, (0.9, 0.999), 0.0, 1.0, "fp32", 1, 2)
 MATRICES = 7 * 2
@@ -55,6 +61,19 @@ def test_nets_and_low_rank_matrices_learn_at_rates_of_their_own(name: str, matri
         0.5: len(low),
         1.0: len(moving) - len(low),
     }
+
+
+@pytest.mark.parametrize(("parts", "count"), [(("self_attn", "mlp"), 130_744_960), (("self_attn",), 104_202_880)])
+def test_how_many_parameters_the_papers_sizes_make(parts: tuple[str, ...], count: int) -> None:
+    """Its 136.2 M hold some 5.9 M more, as many as a table of its 6561 codes: it takes all matrices to come near."""
+    shape = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 24}
+    config = DecoderConfig.from_hf(CONFIGS["qwen2_tied"] | shape)
+    sizes = PatchConfig(4, StackConfig(1, 8, 112, 4, 3584), StackConfig(4, 8, 112, 4, 3584))
+    with torch.device("meta"):
+        nets, layers = (Compressor(sizes, config), Extractor(sizes, config)), Decoder(config).model.layers
+    named = [(name, m) for name, m in layers.named_modules() if name.rsplit(".", 1)[-1] in TARGETS]
+    low = sum(64 * (m.in_features + m.out_features) for name, m in named if any(part in name for part in parts))
+    assert sum(p.numel() for net in nets for p in net.parameters()) + low == count
 
 
 def test_rank_0_leaves_the_backbone() -> None:
