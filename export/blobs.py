@@ -47,6 +47,10 @@ class WeightFile:
         self._blobs: dict[str, Blob] = {}
         self._loads: list[tuple[tuple[str, ...], Callable[[], Arrays]]] = []
 
+    def __contains__(self, name: str) -> bool:
+        """Whether room was reserved for `name`."""
+        return name in self._blobs
+
     def add(self, tensors: dict[str, tuple[type[np.generic], Shape]], load: Callable[[], Arrays]) -> None:
         """Reserve room for named tensors that `load` will compute together, in that order."""
         for name, (kind, shape) in tensors.items():

@@ -90,8 +90,8 @@ class Weights(Protocol):
     def linear(self, nodes: Nodes, x: str, *modules: str) -> str:
         """x [.., K] through linear modules stacked along their rows → [.., N], named after the last module."""
 
-    def embedding(self, nodes: Nodes, ids: str) -> str:
-        """Rows of the embedding for ids [1,T] → [1,T,d]."""
+    def embedding(self, nodes: Nodes, ids: str, name: str = "model.embed_tokens") -> str:
+        """Rows of the embedding for ids [1,T] → [1,T,d], called `name`; asked for again, the weights are the same."""
 
     def head(self, nodes: Nodes, x: str, ranges: Ranges) -> list[str]:
         """Logits [1,n] from x [1,d], in pieces whose rows together are `ranges`; after `embedding`."""
@@ -112,12 +112,12 @@ class FloatWeights:
         bias = nodes.bias(modules)
         return nodes.add("Add", [out, bias], f"{modules[-1]}.out") if bias else out
 
-    def embedding(self, nodes: Nodes, ids: str) -> str:
+    def embedding(self, nodes: Nodes, ids: str, name: str = "model.embed_tokens") -> str:
         """Gather."""
-        nodes.file.add(
-            {EMBEDDING: (np.float32, nodes.source.shapes[EMBEDDING])}, lambda: [nodes.source.read(EMBEDDING)]
-        )
-        return nodes.add("Gather", [EMBEDDING, ids], "model.embed_tokens")
+        shape = nodes.source.shapes[EMBEDDING]
+        if EMBEDDING not in nodes.file:
+            nodes.file.add({EMBEDDING: (np.float32, shape)}, lambda: [nodes.source.read(EMBEDDING)])
+        return nodes.add("Gather", [EMBEDDING, ids], name)
 
     def head(self, nodes: Nodes, x: str, ranges: Ranges) -> list[str]:
         """Gemm over untransposed rows, one per range where they are the embedding's own bytes."""
@@ -149,13 +149,14 @@ class QuantizedWeights:
         self._store(nodes, names[-1], shape, lambda: nodes.source.read(*names))
         return self._matmul(nodes, x, names[-1], shape, nodes.bias(modules))
 
-    def embedding(self, nodes: Nodes, ids: str) -> str:
+    def embedding(self, nodes: Nodes, ids: str, name: str = "model.embed_tokens") -> str:
         """GatherBlockQuantized, over bytes laid out as MatMulNBits reads them."""
         rows, width = nodes.source.shapes[EMBEDDING]
-        self._store(nodes, EMBEDDING, (rows, width), lambda: nodes.source.read(EMBEDDING), flat=True)
+        if EMBEDDING not in nodes.file:
+            self._store(nodes, EMBEDDING, (rows, width), lambda: nodes.source.read(EMBEDDING), flat=True)
         inputs = [EMBEDDING, ids, f"{EMBEDDING}.scales"]
         attributes = {"bits": self.bits, "block_size": self.block, "quantize_axis": 1, "gather_axis": 0}
-        return nodes.add("GatherBlockQuantized", inputs, "model.embed_tokens", CONTRIB, **attributes)
+        return nodes.add("GatherBlockQuantized", inputs, name, CONTRIB, **attributes)
 
     def head(self, nodes: Nodes, x: str, ranges: Ranges) -> list[str]:
         """MatMulNBits, one per range where they are the embedding's own bytes."""

@@ -1,0 +1,105 @@
+"""A transformer layer as graph nodes: norms, fused attention over a cache, feed-forward; of any family, in any net.
+
+Knows neither embedding nor head. Letters: T tokens, d hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from sottovoce.export.weights import CONTRIB, Nodes, Weights
+from sottovoce.models.config import DecoderConfig
+from sottovoce.models.rope import rotary_table
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Names of what tells an attention op where it is; `bias` "" hides nothing, `rotary` "" rotates nothing.
+
+    `rotary`: cos and sin rows by position, and the positions [1,T] int64.
+    """
+
+    seqlens: str = "seqlens_k"
+    total: str = "total_sequence_length"
+    bias: str = "attention_bias"
+    rotary: tuple[str, str, str] = ("", "", "")
+
+
+def rotary_rows(nodes: Nodes, config: DecoderConfig, count: int, stem: str) -> tuple[str, str]:
+    """Initializers `stem`.cos and `stem`.sin [count, D/2]: a row for every position that can be fed."""
+    cos, sin = rotary_table(config, torch.arange(count))
+    return nodes.table(f"{stem}.cos", cos.numpy()), nodes.table(f"{stem}.sin", sin.numpy())
+
+
+class Layers:
+    """Emits layers of one shape; modules are called as in the checkpoint."""
+
+    def __init__(self, nodes: Nodes, weights: Weights, config: DecoderConfig, wires: Wires) -> None:
+        """Nothing is emitted yet; families that norm their heads need `shape.heads` and `shape.flat`."""
+        self.nodes, self.weights, self.config, self.wires = nodes, weights, config, wires
+        self.traits = config.traits
+
+    def layer(self, x: str, where: str, past: str, present: str) -> str:
+        """One whole layer over x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
+        normed = self.norm(x, f"{where}.input_layernorm")
+        attended = self.attention(normed, f"{where}.self_attn", past, present)
+        normed, x = self.add_and_norm(attended, x, f"{where}.post_attention_layernorm")
+        return self.nodes.add("Add", [x, self.feed_forward(normed, f"{where}.mlp")], where)
+
+    def norm(self, x: str, where: str) -> str:
+        """The family's norm over the last axis."""
+        op = "LayerNormalization" if self.traits.layer_norm else "SimplifiedLayerNormalization"
+        inputs = [x, *self._norm_weights(where)]
+        return self.nodes.add(op, inputs, where, axis=-1, epsilon=self.config.norm_eps, stash_type=1)
+
+    def add_and_norm(self, x: str, skip: str, where: str) -> tuple[str, str]:
+        """The norm of x + skip, and x + skip itself."""
+        op = "SkipLayerNormalization" if self.traits.layer_norm else "SkipSimplifiedLayerNormalization"
+        inputs, outputs = [x, skip, *self._norm_weights(where)], [where, "", "", f"{where}.sum"]
+        self.nodes.add(op, inputs, outputs, CONTRIB, epsilon=self.config.norm_eps)
+        return where, f"{where}.sum"
+
+    def _norm_weights(self, where: str) -> list[str]:
+        """Scale of a norm, and the bias of a LayerNorm."""
+        return [self.nodes.vector(f"{where}.{kind}") for kind in ("weight", "bias")[: 1 + self.traits.layer_norm]]
+
+    def attention(self, x: str, where: str, past: str, present: str) -> str:
+        """x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
+        inputs = [*self._project(x, where), f"{past}.key", f"{past}.value", self.wires.seqlens, self.wires.total]
+        inputs += [*self.wires.rotary, *([self.wires.bias] if self.wires.bias else [])]
+        attended = self.nodes.add(
+            "GroupQueryAttention",
+            inputs,
+            [where, f"{present}.key", f"{present}.value"],
+            CONTRIB,
+            num_heads=self.config.heads,
+            kv_num_heads=self.config.kv_heads,
+            do_rotary=int(any(self.wires.rotary)),
+        )
+        return self.weights.linear(self.nodes, attended, f"{where}.o_proj")
+
+    def _project(self, x: str, where: str) -> list[str]:
+        """Queries, keys and values: one packed matrix product where nothing has to happen to them in between."""
+        modules = [f"{where}.{kind}_proj" for kind in "qkv"]
+        if not self.traits.qk_norm:
+            return [self.weights.linear(self.nodes, x, *modules), "", ""]
+        q, k, v = (self.weights.linear(self.nodes, x, module) for module in modules)
+        return [self._head_norm(q, f"{where}.q_norm"), self._head_norm(k, f"{where}.k_norm"), v]
+
+    def _head_norm(self, x: str, where: str) -> str:
+        """RMSNorm per head (the attention op's own norm inputs are refused by the CPU provider)."""
+        heads = self.nodes.add("Reshape", [x, "shape.heads"], f"{where}.heads")
+        return self.nodes.add("Reshape", [self.norm(heads, where), "shape.flat"], f"{where}.flat")
+
+    def feed_forward(self, x: str, where: str) -> str:
+        """down(silu(gate(x)) · up(x)), where QuickGelu with alpha 1 is silu; without a gate, down(gelu(up(x)))."""
+        if not self.traits.gated:
+            approximate = "tanh" if self.config.activation == "gelu_tanh" else "none"
+            up = self.weights.linear(self.nodes, x, f"{where}.up_proj")
+            return self.weights.linear(
+                self.nodes, self.nodes.add("Gelu", [up], where, approximate=approximate), f"{where}.down_proj"
+            )
+        gate = self.weights.linear(self.nodes, x, f"{where}.gate_proj")
+        gate = self.nodes.add("QuickGelu", [gate], f"{where}.silu", CONTRIB, alpha=1.0)
+        up = self.weights.linear(self.nodes, x, f"{where}.up_proj")
+        return self.weights.linear(self.nodes, self.nodes.add("Mul", [gate, up], where), f"{where}.down_proj")
