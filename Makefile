@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check bench venv format clean
 
-demo: $(VENV)/.export  ## export the committed voice, verify, speak, profile; one table
+demo: $(VENV)/.export  ## export the committed voices, verify, speak, profile; one table
 	$(BIN)/sottovoce demo
 
 test: $(VENV)/.dev

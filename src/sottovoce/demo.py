@@ -1,6 +1,6 @@
-"""`sottovoce demo`: the committed voice exported twice, verified, heard and measured; ends in one table.
+"""`sottovoce demo`: the committed voices exported, verified, heard and measured side by side; ends in one table.
 
-Needs a checkout of the repository, since the voice is not part of the installed package.
+Needs a checkout of the repository, since no voice is part of the installed package.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from sottovoce.devices.command import figures, machine_line, side_by_side
 from sottovoce.devices.profile import Profile, profile_bundle
 from sottovoce.errors import VoiceError
 from sottovoce.export.assemble import Progress, export_bundle
-from sottovoce.export.plan import Request, Window
+from sottovoce.export.plan import Request
 from sottovoce.export.verify import BundleParity, verify_bundle
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import load_bundle
@@ -20,11 +20,11 @@ from sottovoce.runtime.output import wav, written_whole
 from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak
 
-VOICE = Path(__file__).resolve().parents[2] / "voices" / "reference"
-"""The committed voice."""
+VOICES = Path(__file__).resolve().parents[2] / "voices"
+"""Where the committed voices are."""
 
-WINDOWS: dict[str, Window] = {"full": "full", "window-64": 64}
-"""Bundles to compare: a ring that holds the longest utterance, and one of 64 generated tokens."""
+NAMES = ("reference", "reference-w64")
+"""Those to compare: full attention, and the same voice that has learned to do with a window."""
 
 SENTENCES = (
     "Good morning, and welcome to a small voice.",
@@ -49,28 +49,33 @@ class Made:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `demo`."""
-    parser.add_argument("--voice", type=Path, default=VOICE, help="voice folder (default: the repository's)")
+    voices = [VOICES / name for name in NAMES]
+    parser.add_argument("--voices", type=Path, nargs="+", default=voices, help="voice folders (the repository's)")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to fill (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make both bundles, print the table, and return the exit status: 1 where a bundle fails its gates."""
-    if not args.voice.is_dir():
-        raise VoiceError(f"{args.voice} is missing: the demo runs in a checkout of the repository (or name a --voice)")
-    made = {name: _make(args.voice, args.output / name, window, args.threads) for name, window in WINDOWS.items()}
-    print(side_by_side([_rows(item) for item in made.values()]))
-    print(machine_line(next(iter(made.values())).profile))
+    """Make the bundles, print the table, and return the exit status: 1 where a bundle fails its gates."""
+    if missing := [voice for voice in args.voices if not voice.is_dir()]:
+        raise VoiceError(f"{missing[0]} is missing: the demo runs in a checkout of the repository (or name --voices)")
+    made = [_make(voice, args.output / voice.resolve().name, args.threads) for voice in args.voices]
+    print(side_by_side([_rows(item) for item in made]))
+    print(machine_line(made[0].profile))
     print(f"recordings: {args.output}/*.wav, the bundle's name first")
-    return 0 if all(item.parity.passed for item in made.values()) else 1
+    return 0 if all(item.parity.passed for item in made) else 1
 
 
-def _make(voice: Path, target: Path, window: Window, threads: int) -> Made:
+def _make(voice: Path, target: Path, threads: int) -> Made:
     """Export, verify, speak and profile one bundle."""
     name = target.name
-    request = Request(weights="int8", window=window)
     manifest = export_bundle(
-        voice, target, request, force=True, threads=threads, progress=Progress(lambda text: _tell(f"{name}: {text}"))
+        voice,
+        target,
+        Request(weights="int8"),
+        force=True,
+        threads=threads,
+        progress=Progress(lambda text: _tell(f"{name}: {text}")),
     )
     _tell(f"{name}: verifying the bundle on disk")
     parity = verify_bundle(target, Voice.open(voice), threads)

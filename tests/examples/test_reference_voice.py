@@ -3,12 +3,14 @@
 import importlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sottovoce.compress.corpus.layout import read_corpus
+from sottovoce.compress.recipe import WindowRecipe, read_recipe
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.text.frontend import LexiconFrontend
 from sottovoce.runtime.text.lexicon import Lexicon
@@ -78,6 +80,14 @@ def test_judging_resumes_and_reports(stage, capsys) -> None:
     assert len(Path("raw.jsonl").read_text().splitlines()) == 2
     stage("judge", "report", "raw.jsonl")
     assert "| raw | 2 |" in capsys.readouterr().out
+
+
+def test_the_windowed_voice_tells_the_recipe_that_lies_here() -> None:
+    recipe = read_recipe(WindowRecipe, "window", REPOSITORY / "examples/reference_voice/window.toml")
+    voice = Voice.open(REPOSITORY / "voices/reference-w64")
+    (entry,) = voice.complete().history
+    assert entry["distilled"]["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert entry["source"] == Voice.open(REPOSITORY / "voices/reference").checkpoint.sha256()
 
 
 def test_training_text_never_says_a_held_out_word() -> None:
