@@ -5,6 +5,7 @@ sentence are not independent, whoever speaks and whatever the seed, so sums are 
 are drawn again; two systems are compared on the same draws.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,6 +44,17 @@ def by_sentence(rows: Iterable[Row], measure: Measure = word_errors) -> Table:
     for row in rows:
         if (found := measure(row)) is not None:
             out[row.text] = out.get(row.text, np.zeros(2)) + found
+    return out
+
+
+def _by_speakers(rows: Sequence[Row], measure: Measure) -> Table:
+    """`measure` per sentence: each speaker's mean over seeds, summed over speakers."""
+    out: Table = {}
+    for speaker in {row.speaker for row in rows}:
+        mine = [row for row in rows if row.speaker == speaker]
+        counts = Counter(row.text for row in mine)
+        for text, total in by_sentence(mine, measure).items():
+            out[text] = out.get(text, np.zeros(2)) + total / counts[text]
     return out
 
 
@@ -88,14 +100,15 @@ def figure(rows: Sequence[Row], measure: Measure = word_errors) -> Figure | None
 def difference(rows: Sequence[Row], base: Sequence[Row], measure: Measure = word_errors) -> Figure | None:
     """How much higher the rate of `rows` is than that of `base`, over what both have said by the same speaker.
 
-    Paired by sentence; None where they share none. Seeds need not be the same: a teacher has only one.
+    Paired by sentence; None where they share none. Seeds need not be the same (a teacher has only one): each speaker's
+    count as one utterance, so that nobody who has said more of them weighs more.
     """
     measured = [[row for row in side if measure(row) is not None] for side in (rows, base)]
     shared = set.intersection(*({(row.text, row.speaker) for row in side} for side in measured))
     if not shared:
         return None
     mine, theirs = ([row for row in side if (row.text, row.speaker) in shared] for side in measured)
-    tables = [by_sentence(side, measure) for side in (mine, theirs)]
+    tables = [_by_speakers(side, measure) for side in (mine, theirs)]
     draws = bootstrap(tables)
     return Figure(rate(tables[0]) - rate(tables[1]), *interval(draws[0] - draws[1]), len(mine))
 

@@ -50,6 +50,8 @@ def test_a_difference_is_within_a_speaker() -> None:
     """One who is hard to hear is not held against a run that has not come to the other one yet."""
     base = [row("a b", heard, speaker) for speaker, heard in (("ada", "a b"), ("bob", "x y"))]
     assert difference([row("a b", "x y", "bob")], base) == Figure(0.0, 0.0, 0.0, 1)
+    seeds = [*base, row("a b", "x y", "bob", seed=2)]
+    assert difference(seeds, base) == Figure(0.0, 0.0, 0.0, 3)
 
 
 def test_what_was_not_measured_is_not_counted() -> None:
