@@ -111,3 +111,13 @@ def test_int8_speaks(tmp_path: Path) -> None:
 def test_heads_that_the_fused_attention_refuses(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="head_dim 8 is not a multiple of 16"):
         export(tmp_path, tiny_patches(name="gpt2_own_head"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "window", "positions", "words"),
+    [(0, 7, 99, "1 slot"), (16, 1, 99, "2 patches"), (16, 7, 22, "22 positions are too few for 23 slots")],
+)
+def test_sizes_that_cannot_be(tmp_path: Path, prefix: int, window: int, positions: int, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        export_patches(tiny_patches(), PROMPT.stop, PatchOptions("fp32", prefix, window, 9, positions), tmp_path)
+    assert not list(tmp_path.iterdir())
