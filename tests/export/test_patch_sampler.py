@@ -10,7 +10,7 @@ from sottovoce.export.patch_drive import empty_history, sampling_feed
 from sottovoce.export.patch_sampler import SAMPLING_INPUTS, GraphSampler
 from sottovoce.export.weights import Nodes, Source
 from sottovoce.runtime.manifest import IoSpec, SamplingSpec, TensorSpec
-from sottovoce.runtime.sampling import Sampler
+from sottovoce.runtime.sampling import Sampler, draw
 from tests.models.shapes import tiny_decoder
 
 RANGES, STOP = ((3, 40), (50, 51), (60, 90)), (50, 89)
@@ -69,10 +69,11 @@ def test_indices_are_the_runtimes(session: onnxruntime.InferenceSession, case: C
         assert history.tolist() == ([-1] * len(history) + sampler.drawn)[TOKENS:]
 
 
-def test_the_last_uniform_finds_no_hidden_logit(session: onnxruntime.InferenceSession) -> None:
-    """Sums of probabilities may end below it; what is behind the last visible logit is a stop that must wait."""
+@pytest.mark.parametrize(("visible", "uniform", "index"), [(2, 0.5, 1), (2, 0.5 - 2**-24, 0), (12, 1 - 2**-24, 11)])
+def test_the_edges_of_the_distribution(session, visible: int, uniform: float, index: int) -> None:
+    """Equal logits: a sum is not yet passed by a uniform below it, and the last sum may end below the last uniform."""
     scores = np.full(len(IDS), -200, np.float32)
-    scores[:3] = 1, 1, 1
-    feed = sampling_feed(SamplingSpec(), len(IDS), 0, 0, 1, 1) | {"uniforms": np.full((1, 2), 1 - 2**-24, np.float32)}
-    index, _ = session.run(None, {"logits": scores, "history": np.zeros(0, np.int64), **feed})
-    assert index == 2
+    scores[:visible] = 1
+    feed = sampling_feed(SamplingSpec(), len(IDS), 0, 0, 1, 1) | {"uniforms": np.full((1, 2), uniform, np.float32)}
+    drawn, _ = session.run(None, {"logits": scores, "history": np.zeros(0, np.int64), **feed})
+    assert drawn == index == draw(scores, uniform)
