@@ -100,17 +100,31 @@ def figure(rows: Sequence[Row], measure: Measure = word_errors) -> Figure | None
 def difference(rows: Sequence[Row], base: Sequence[Row], measure: Measure = word_errors) -> Figure | None:
     """How much higher the rate of `rows` is than that of `base`, over what both have said by the same speaker.
 
-    Paired by sentence; None where they share none. Seeds need not be the same (a teacher has only one): each speaker's
-    count as one utterance, so that nobody who has said more of them weighs more.
+    Paired by sentence, over the same random numbers: utterances of seeds that `base` lacks are left out, unless it has
+    said the sentence once for all of them, as a teacher does. A speaker's seeds count as one utterance, so that nobody
+    who has said more of them weighs more. None where the two share nothing.
     """
     measured = [[row for row in side if measure(row) is not None] for side in (rows, base)]
-    shared = set.intersection(*({(row.text, row.speaker) for row in side} for side in measured))
-    if not shared:
+    mine, theirs = (_seeds(side) for side in measured)
+    once = {said for said, seeds in theirs.items() if len(seeds) == 1}
+    shared = {said: seeds & theirs[said] for said, seeds in mine.items() if said in theirs}
+    kept = [
+        [row for row in side if (said := row.job[:2]) in shared and (said in once or row.seed in shared[said])]
+        for side in measured
+    ]
+    if not kept[0]:
         return None
-    mine, theirs = ([row for row in side if (row.text, row.speaker) in shared] for side in measured)
-    tables = [_by_speakers(side, measure) for side in (mine, theirs)]
+    tables = [_by_speakers(side, measure) for side in kept]
     draws = bootstrap(tables)
-    return Figure(rate(tables[0]) - rate(tables[1]), *interval(draws[0] - draws[1]), len(mine))
+    return Figure(rate(tables[0]) - rate(tables[1]), *interval(draws[0] - draws[1]), len(kept[0]))
+
+
+def _seeds(rows: Iterable[Row]) -> dict[tuple[str, str], set[int]]:
+    """Seeds of what `rows` say, by text and speaker."""
+    out: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        out.setdefault((row.text, row.speaker), set()).add(row.seed)
+    return out
 
 
 def meets(found: Figure, points: float) -> bool:

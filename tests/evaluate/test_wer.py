@@ -54,6 +54,13 @@ def test_a_difference_is_within_a_speaker() -> None:
     assert difference(seeds, base) == Figure(0.0, 0.0, 0.0, 3)
 
 
+def test_a_difference_is_over_the_same_random_numbers() -> None:
+    """What the base says by another seed is not held against, or for, the seed that both have."""
+    base = [row("a b", "a b", seed=1), row("a b", "x y", seed=2)]
+    assert difference([row("a b", "a b", seed=1)], base) == Figure(0.0, 0.0, 0.0, 1)
+    assert difference([row("a b", "a b", seed=3)], base) is None
+
+
 def test_what_was_not_measured_is_not_counted() -> None:
     rows = [row("a", "a"), row("b", "b", seed=2)]
     seeds = [row("a", "a", seed=seed) for seed in (1, 2)]
