@@ -6,8 +6,7 @@
     python -m examples.reference_voice.judge report work/judge/raw.jsonl work/judge/codec.jsonl --gate codec=2
 
 `--set general` takes the open-vocabulary sentences instead of the held-out announcements, `--set long` four of these
-in one go. A row per utterance; rows
-that exist are kept.
+in one go. A row per utterance; rows that exist are kept.
 """
 
 import argparse
