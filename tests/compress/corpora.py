@@ -1,6 +1,8 @@
-"""Small corpora, built where a test wants them: tones as recordings, random codes, a few words each."""
+"""Small corpora, built where a test wants them: tones as recordings, random codes, a few words each; and how toys learn
+from them."""
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,14 @@ def coded_corpus(folder: Path, count: int, shortest: int = 12, longest: int = 40
         np.save(folder / name, rng.integers(0, CODES, int(rng.integers(shortest, longest + 1))))
         lines.append({"codes": name, "text": words(i, 2 + i % 3), "speaker": f"s{i % 2}"})
     return manifest(folder, *lines)
+
+
+def toy_recipe(name: str, changes: dict[str, str], folder: Path) -> Path:
+    """Write the shipped recipe `name` to `folder` with `changes`, each of which must hit something."""
+    text = (resources.files("sottovoce.compress") / "recipes" / f"{name}.toml").read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return path

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sottovoce.compress.metrics import read_rows
 from sottovoce.compress.patch_voice import patches_seen
 from sottovoce.compress.training_state import STATE
 from sottovoce.models.voice import Voice
-from tests.compress.corpora import coded_corpus
+from tests.compress.corpora import coded_corpus, toy_recipe
 from tests.compress.test_window_voice import free_port, refused, start
 from tests.tiny import save_voice, voice_section
 
@@ -41,13 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped recipe, for a toy."""
-    text = (resources.files("sottovoce.compress") / "recipes" / "patch.toml").read_text()
-    for old, new in CHANGES.items():
-        assert old in text
-        text = text.replace(old, new)
-    path = tmp_path_factory.mktemp("recipes") / "toy.toml"
-    path.write_text(text)
-    return path
+    return toy_recipe("patch", CHANGES, tmp_path_factory.mktemp("recipes"))
 
 
 def command(voice: Path, corpus: Path, recipe: Path, output: Path, *more: str) -> list[str]:

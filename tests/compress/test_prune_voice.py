@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sottovoce.compress.metrics import read_rows
 from sottovoce.compress.training_state import STATE
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import load_bundle
-from tests.compress.corpora import coded_corpus
+from tests.compress.corpora import coded_corpus, toy_recipe
 from tests.compress.test_window_voice import free_port, start
 from tests.tiny import save_voice
 
@@ -74,15 +73,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The shipped recipes, for a toy."""
-    made = {}
-    for name in ("prune", "window"):
-        text = (resources.files("sottovoce.compress") / "recipes" / f"{name}.toml").read_text()
-        for old, new in CHANGES.items():
-            assert old in text
-            text = text.replace(old, new)
-        made[name] = tmp_path_factory.mktemp("recipes") / f"{name}.toml"
-        made[name].write_text(text)
-    return made
+    folder = tmp_path_factory.mktemp("recipes")
+    return {name: toy_recipe(name, CHANGES, folder) for name in ("prune", "window")}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from sottovoce.__main__ import main
 from sottovoce.compress.metrics import read_rows
 from sottovoce.compress.training_state import STATE
 from sottovoce.models.voice import Voice
-from tests.compress.corpora import coded_corpus
+from tests.compress.corpora import coded_corpus, toy_recipe
 from tests.tiny import save_voice
 
 STEPS, WINDOW = 20, 6
@@ -38,13 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped recipe, for a toy."""
-    text = (resources.files("sottovoce.compress") / "recipes" / "window.toml").read_text()
-    for old, new in CHANGES.items():
-        assert old in text
-        text = text.replace(old, new)
-    path = tmp_path_factory.mktemp("recipes") / "toy.toml"
-    path.write_text(text)
-    return path
+    return toy_recipe("window", CHANGES, tmp_path_factory.mktemp("recipes"))
 
 
 @pytest.fixture(scope="module")
