@@ -34,8 +34,9 @@ class PruneObjective(Objective):
     """Weighted sum of cross-entropy, skew KL over what can be spoken, and mean squared errors of what layers compute.
 
     The errors are means over d, over heads and keys, and over the layers; of a row they are means over its tokens, the
-    prefix too, counted once per target, as the other losses are. That attention maps are matched like outputs is ours:
-    the paper does not tell.
+    prefix too, counted once per target, as the other losses are. Relative ones are shares of the mean square of what
+    is imitated, token by token: the few tokens of large activations then weigh no more than the rest. That attention
+    maps are matched like outputs is ours: the paper does not tell.
     """
 
     def __init__(
@@ -69,21 +70,23 @@ class PruneObjective(Objective):
 
     def _errors(self, mine: Trace, theirs: Trace, mask: Tensor | None) -> dict[str, Tensor]:
         """Squared errors [B,T] of each token, the means over everything else."""
-        found = {}
+        found, relative = {}, self.loss.errors == "relative"
         if self.loss.hidden:
-            pairs = [_squared(mine.hidden[own], theirs.hidden[other]) for own, other in self.pairs]
+            pairs = [_squared(mine.hidden[own], theirs.hidden[other], relative) for own, other in self.pairs]
             found["hidden"] = torch.stack(pairs).mean(0)
         if self.loss.attention:
-            maps = [map_errors(mine.attention[own], theirs.attention[other], mask) for own, other in self.pairs]
-            found["attention"] = torch.stack(maps).mean(0)
+            taken = [(mine.attention[own], theirs.attention[other]) for own, other in self.pairs]
+            found["attention"] = torch.stack([map_errors(*maps, mask, relative) for maps in taken]).mean(0)
         if self.loss.embedding:
-            found["embedding"] = _squared(mine.embedded, theirs.embedded)
+            found["embedding"] = _squared(mine.embedded, theirs.embedded, relative)
         return found
 
 
-def _squared(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Mean squared difference over d of [B,T,d]: [B,T] float32."""
-    return (mine.float() - theirs.float()).square().mean(-1)
+def _squared(mine: Tensor, theirs: Tensor, relative: bool) -> Tensor:
+    """Mean squared difference over d of [B,T,d], of `theirs` where `relative`: [B,T] float32."""
+    theirs = theirs.float()
+    squares = (mine.float() - theirs).square().mean(-1)
+    return squares / theirs.square().mean(-1).clamp(min=torch.finfo(torch.float32).tiny) if relative else squares
 
 
 def _shares(batch: Batch) -> Tensor:

@@ -107,6 +107,7 @@ class WindowRecipe:
 
 
 Matching = Literal["dynamic", "static"]
+Errors = Literal["relative", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class PruneLossRecipe:
 
     That is its distribution (`kl`, of skew α `skew`), its layers' outputs (`hidden`), its attention maps (`attention`)
     and its embeddings (`embedding`). `matching`: a layer imitates the last layer of the pruned span behind it
-    (dynamic), or the one it is a copy of (static).
+    (dynamic), or the one it is a copy of (static). `errors`: squared errors of these as they are (absolute), or as
+    shares of what they are errors of (relative).
     """
 
     ce: float
@@ -125,6 +127,7 @@ class PruneLossRecipe:
     embedding: float
     skew: float
     matching: Matching
+    errors: Errors
 
     def __post_init__(self) -> None:
         """Refuse a loss of nothing."""

@@ -53,18 +53,20 @@ def attention_map(q: Tensor, k: Tensor, seen: Tensor) -> Tensor:
     return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def map_errors(mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+def map_errors(
+    mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], mask: Tensor | None, relative: bool
+) -> Tensor:
     """Squared difference of two attention maps, the mean over heads and over the keys that a query sees: [B,T].
 
-    Each map is given by its queries and keys, `mask` is as in `trace`. What a gradient needs of a map is made again in
-    the backward pass.
+    Each map is given by its queries and keys, `mask` is as in `trace`; `relative` divides what a query sees by the mean
+    square of `theirs`. What a gradient needs of a map is made again in the backward pass.
     """
     length = mine[0].shape[-2]
     pieces = []
     for start in range(0, length, QUERIES):
         queries = slice(start, min(start + QUERIES, length))
         seen = _seen(mask, queries, length, mine[0].device)
-        given = (mine[0][..., queries, :], mine[1], theirs[0][..., queries, :], theirs[1], seen)
+        given = (mine[0][..., queries, :], mine[1], theirs[0][..., queries, :], theirs[1], seen, relative)
         pieces.append(checkpoint(_piece_errors, *given, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(pieces, -1)
 
@@ -77,8 +79,9 @@ def _seen(mask: Tensor | None, queries: slice, length: int, device: torch.device
     return keys <= keys[queries, None]
 
 
-def _piece_errors(q: Tensor, k: Tensor, other_q: Tensor, other_k: Tensor, seen: Tensor) -> Tensor:
+def _piece_errors(q: Tensor, k: Tensor, other_q: Tensor, other_k: Tensor, seen: Tensor, relative: bool) -> Tensor:
     """`map_errors` of some queries: [B,n]."""
-    difference = attention_map(q, k, seen).float() - attention_map(other_q, other_k, seen).float()
+    wanted = attention_map(other_q, other_k, seen).float()
+    squares = (attention_map(q, k, seen).float() - wanted).square().sum(-1)
     # Keys that no query sees would water the mean down, the more of them the longer the batch's padding.
-    return (difference.square().sum(-1) / seen.sum(-1)).mean(-2)
+    return (squares / (wanted.square().sum(-1) if relative else seen.sum(-1))).mean(-2)

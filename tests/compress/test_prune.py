@@ -19,7 +19,7 @@ from sottovoce.runtime.manifest import PromptSpec, TextSpec
 from tests.compress.test_window import PROMPT, SPOKEN, batch
 from tests.models.shapes import tiny_decoder
 
-LOSS = PruneLossRecipe(0.25, 0.1875, 0.2, 0.3, 0.4, 0.1, "dynamic")
+LOSS = PruneLossRecipe(0.25, 0.1875, 0.2, 0.3, 0.4, 0.1, "dynamic", "absolute")
 KEPT = (0, 2)
 
 
@@ -56,15 +56,17 @@ def test_map_errors_are_those_of_whole_maps(window: int | None, monkeypatch: pyt
     b = batch()
     mask = None if window is None else wand_mask(20, b.prefix, window)
     first, second = (trace(tiny_decoder("qwen2_tied", seed), b.ids, mask, {1}, True).attention[1] for seed in (0, 1))
-    whole = map_errors(first, second, mask)
+    whole = map_errors(first, second, mask, False)
     seen = torch.ones(20, 20, dtype=torch.bool).tril()
     for row in range(2):
         visible = seen if mask is None else mask[row, 0]
         mine, theirs = (maps_by_hand(q[row], k[row], visible) for q, k in (first, second))
-        wanted = (mine - theirs).square().sum(-1).mean(0) / visible.sum(-1)
-        torch.testing.assert_close(whole[row], wanted)
+        squares = (mine - theirs).square().sum(-1)
+        torch.testing.assert_close(whole[row], squares.mean(0) / visible.sum(-1))
+        shares = (squares / theirs.square().sum(-1)).mean(0)
+        torch.testing.assert_close(map_errors(first, second, mask, True)[row], shares)
     monkeypatch.setattr(traces, "QUERIES", 7)
-    torch.testing.assert_close(map_errors(first, second, mask), whole)
+    torch.testing.assert_close(map_errors(first, second, mask, False), whole)
 
 
 def test_maps_are_made_in_pieces_and_again_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_maps_are_made_in_pieces_and_again_for_the_gradient(monkeypatch: pytest.
     monkeypatch.setattr(traces, "attention_map", counted)
     monkeypatch.setattr(traces, "QUERIES", 8)
     q, k = (torch.randn(1, heads, 20, 16, requires_grad=True) for heads in (4, 2))
-    errors = map_errors((q, k), (torch.randn(1, 4, 20, 16), torch.randn(1, 2, 20, 16)), None)
+    errors = map_errors((q, k), (torch.randn(1, 4, 20, 16), torch.randn(1, 2, 20, 16)), None, False)
     assert shapes == [(8, 20), (8, 20), (8, 20), (8, 20), (4, 20), (4, 20)]
     errors.sum().backward()
     assert len(shapes) == 12 and q.grad is not None and q.grad.abs().sum() > 0
@@ -100,16 +102,25 @@ def row_by_row(b: Batch, errors: Tensor) -> Tensor:
     return torch.stack([row[:length].mean() * count for row, length, count in rows]).sum()
 
 
+def squared(mine: Tensor, theirs: Tensor, relative: bool) -> Tensor:
+    """Squared errors [B,T] of [B,T,d], one token after the other."""
+    pairs = zip(mine.flatten(0, 1), theirs.flatten(0, 1), strict=True)
+    found = [(a - b).pow(2).sum() / (b.pow(2).sum() if relative else len(b)) for a, b in pairs]
+    return torch.stack(found).view(mine.shape[:2])
+
+
+@pytest.mark.parametrize("errors", ["absolute", "relative"])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize(("matching", "others"), [("dynamic", (1, 3)), ("static", (0, 2))])
-def test_losses_are_their_definitions(window: int | None, matching: str, others: tuple[int, int]) -> None:
-    b, both = batch(), objective(window, matching=matching)
+def test_losses_are_their_definitions(window: int | None, matching: str, others: tuple[int, int], errors: str) -> None:
+    relative = errors == "relative"
+    b, both = batch(), objective(window, matching=matching, errors=errors)
     mask = None if window is None else wand_mask(20, b.prefix, window)
     mine = trace(both.student, b.ids, mask, {0, 1}, True)
     theirs = trace(both.teacher, b.ids, mask, set(others), True)
-    hidden = [(mine.hidden[n] - theirs.hidden[m]).square().mean(-1) for n, m in enumerate(others)]
-    maps = [map_errors(mine.attention[n], theirs.attention[m], mask) for n, m in enumerate(others)]
-    embedded = (both.student.head[b.ids] - both.teacher.head[b.ids]).square().mean(-1)
+    hidden = [squared(mine.hidden[n], theirs.hidden[m], relative) for n, m in enumerate(others)]
+    maps = [map_errors(mine.attention[n], theirs.attention[m], mask, relative) for n, m in enumerate(others)]
+    embedded = squared(both.student.head[b.ids], both.teacher.head[b.ids], relative)
     losses = both(b, 0)
     torch.testing.assert_close(losses["hidden"], row_by_row(b, sum(hidden) / 2))
     torch.testing.assert_close(losses["attention"], row_by_row(b, sum(maps) / 2))
