@@ -3,7 +3,16 @@
 import subprocess
 import sys
 
-MODULES = ("shape05b", "reference_voice", "steady_memory", "kv_table", "window_latency", "pruned_parameters", "pruned")
+MODULES = (
+    "shape05b",
+    "reference_voice",
+    "steady_memory",
+    "kv_table",
+    "window_latency",
+    "pruned_parameters",
+    "pruned_memory",
+    "pruned",
+)
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import pruned, pruned_parameters
+from benchmarks import pruned, pruned_memory, pruned_parameters
 from benchmarks.pruned import FULL, HALF, Found, Setting, main, report, with_voice
 from benchmarks.pruned_parameters import LLASA_1B, Counted, count, implied
 
@@ -96,3 +96,12 @@ def test_the_models_of_the_paper(capsys) -> None:
     assert implied("x", Counted((10, 10), 10, 30, 20), 25.0) == (
         "x: +8.3 points from the paper, whose cut implies a base of 0 M parameters"
     )
+
+
+def test_memory_of_both_depths(capsys) -> None:
+    setting = pruned_memory.Setting(hf_config(num_hidden_layers=4), (2, 12), 7, 12)
+    assert pruned_memory.main([], {"tiny": setting}) == 0
+    full, half, cut = capsys.readouterr().out.splitlines()[1:]
+    whole = count(setting.config)
+    assert full.split()[:3] == ["tiny", "full", f"{whole.whole / 1e6:.1f}"] and half.split()[1] == "half"
+    assert f"{100 * (whole.half / whole.whole - 1):+.1f} %" in cut
