@@ -10,13 +10,12 @@ from rich.console import Console
 from sottovoce.errors import OptionError
 from sottovoce.export.assemble import Progress, export_bundle
 from sottovoce.export.plan import Ranges, Request, Window, plan_export
+from sottovoce.export.quantize import BLOCK_SIZES
 from sottovoce.export.show import show_parity, show_plan, show_warnings
+from sottovoce.export.weight_recipe import FORMATS, WeightRecipe
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.session import thread_count
 from sottovoce.runtime.table import size_text
-
-WEIGHTS = ("fp32", "int8")
-"""Weight formats that can be exported."""
 
 CACHES = ("fp32", "fp16")
 """Formats of keys and values that can be exported."""
@@ -27,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("voice", type=Path, help="voice folder (config.json, model.safetensors, codec/ …)")
     add("-o", "--output", type=Path, help="bundle folder to make")
-    add("--weights", choices=WEIGHTS, default="int8", help="format of the weights (default: %(default)s)")
+    add("--weights", choices=FORMATS, default="int8", help="format of the weights (default: %(default)s)")
+    block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
+    add("--block", type=int, choices=BLOCK_SIZES, help=block)
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
     cache = "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory"
     add("--cache", choices=CACHES, default="fp32", help=cache)
@@ -47,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
-    request = Request(args.weights, args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
+    weights = WeightRecipe(args.weights, args.block)
+    request = Request(weights, args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
     threads = set_threads(args.threads)
     if args.dry_run:
         show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))

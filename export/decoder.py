@@ -11,6 +11,7 @@ from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
 from sottovoce.export.graph import build_graph, io_spec
 from sottovoce.export.head import check_ranges
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.weights import Nodes, Source, weights_for
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
@@ -43,7 +44,7 @@ class DecoderOptions:
     None for all; `cache` the numbers that keys and values are kept in.
     """
 
-    weights: WeightFormat
+    weights: WeightFormat | WeightRecipe
     prefix: int
     window: int
     max_position: int

@@ -27,8 +27,9 @@ computes in half precision. Seen with random weights, two to twelve layers: 0.00
 MARGIN = 0.1
 """Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
 
-QUANTIZED_TOP1 = 0.98
-"""Gate: share of margin steps on which quantized weights choose as torch does."""
+QUANTIZED_TOP1 = {"int8": 0.98, "int4": 0.75}
+"""Gate: share of margin steps on which quantized weights choose as torch does. The reference voice over its own speech:
+99.8 % in int8, 83 % with everything in int4 (0.05 nats of KL); a broken or useless format leaves less than half."""
 
 WRAPS = 4
 """How often the ring goes round in `random_cases`, and what is asked for where it can."""
@@ -59,6 +60,7 @@ class Case:
 class ParityReport:
     """Figures over all cases; `margin` figures count the steps where torch's two best logits differ by > 0.1.
 
+    `kl` is KL(torch ‖ graph) of the distributions over the head's ids, nats per step.
     `wraps` is how often the ring went round in the longest case. `failures` words each gate that was applied and
     missed; empty means passed.
     """
@@ -73,6 +75,7 @@ class ParityReport:
     margin_steps: int
     margin_top1: float
     greedy_identical: bool
+    kl: float
     failures: tuple[str, ...]
 
 
@@ -199,9 +202,16 @@ def _report(compared: Sequence[Compared], parts: DecoderParts, trained: bool) ->
         margin_steps=int(clear.sum()),
         margin_top1=float(same[clear].mean()) if clear.any() else 1.0,
         greedy_identical=all(bool((c.graph.argmax(-1) == c.torch.argmax(-1)).all()) for c in greedy),
+        kl=divergence(expected, graph),
         failures=(),
     )
     return replace(report, failures=tuple(_failures(report, parts, trained)))
+
+
+def divergence(expected: np.ndarray, found: np.ndarray) -> float:
+    """Mean KL(p ‖ q) in nats of N steps, p and q the softmax of logits [N,V'] each; NaN where a logit is none."""
+    p, q = (torch.from_numpy(logits).log_softmax(-1) for logits in (expected, found))
+    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
@@ -220,5 +230,5 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
         yield "logits are not finite"
     elif trained and not report.margin_steps:
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights by"
-    elif trained and not report.margin_top1 >= QUANTIZED_TOP1:
-        yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {QUANTIZED_TOP1:.0%} is asked for"
+    elif trained and not report.margin_top1 >= (least := QUANTIZED_TOP1[parts.weights.layers]):
+        yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"

@@ -25,6 +25,7 @@ from sottovoce.export.head import ranges_of
 from sottovoce.export.patch_nets import COMPRESSOR_POSITIONS, COMPRESSOR_WIRES, CompressorNodes, ExtractorNodes
 from sottovoce.export.patch_sampler import SAMPLING_INPUTS, GraphSampler
 from sottovoce.export.token_loop import TokenLoop
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.weights import Nodes, Source, weights_for
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.patch.config import PatchConfig
@@ -44,7 +45,7 @@ class PatchOptions:
     backbone that the graph knows (at least P + W).
     """
 
-    weights: WeightFormat
+    weights: WeightFormat | WeightRecipe
     prefix: int
     window: int
     clip: int

@@ -10,6 +10,7 @@ from sottovoce.errors import OptionError, VoiceError
 from sottovoce.export.codec_graph import codec_graphs
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, plan_decoder
 from sottovoce.export.head import speech_ranges
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
@@ -23,7 +24,7 @@ Ranges = tuple[tuple[int, int], ...]
 class Request:
     """What a user asks of an export; None leaves the choice to the voice. `head_ids` serves `decoder_only` alone."""
 
-    weights: WeightFormat = "int8"
+    weights: WeightFormat | WeightRecipe = "int8"
     window: Window | None = None
     prefix: int | None = None
     decoder_only: bool = False

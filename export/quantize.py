@@ -25,6 +25,16 @@ def block_size_for(hidden_size: int) -> int:
     raise OptionError(f"hidden_size {hidden_size} is not a multiple of {BLOCK_SIZES[-1]}: use --weights fp32")
 
 
+def check_block(block: int, hidden_size: int) -> int:
+    """`block` itself; OptionError where the kernels know no such block or it does not divide the hidden size."""
+    if block not in BLOCK_SIZES:
+        raise OptionError(f"--block {block}: one of {', '.join(map(str, BLOCK_SIZES))}")
+    if hidden_size % block:
+        largest = block_size_for(hidden_size)
+        raise OptionError(f"--block {block} does not divide hidden_size {hidden_size}: {largest} or less does")
+    return block
+
+
 def quantized_shapes(rows: int, columns: int, block_size: int, bits: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the packed values [N, K/block, block·bits/8] and of the scales [N, K/block], K rounded up."""
     blocks = -(-columns // block_size)
@@ -34,8 +44,9 @@ def quantized_shapes(rows: int, columns: int, block_size: int, bits: int) -> tup
 def quantize(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Weight [N, K] float32 → packed uint8 [N, K/block, block·bits/8] and scales float32 [N, K/block].
 
-    Symmetric around the operators' default zero point 2^(bits−1), scale = max|w| / (2^(bits−1) − 1) per block; the last
-    block of a row is padded with zeros. 8 bits only for now: one value per byte.
+    Around the operators' default zero point 2^(bits−1); the last block of a row is padded with zeros. 8 bits: scale =
+    max|w| / 127 per block. 4 bits: the weight furthest from 0 becomes −8 steps, so that all sixteen values are used;
+    what lies further than 7 steps on the other side is clipped, by one step at most (as llama.cpp's Q4_0 does).
     """
     packed_shape, scale_shape = quantized_shapes(len(weight), weight.shape[1], block_size, bits)
     packed, scales = np.empty(packed_shape, np.uint8), np.empty(scale_shape, np.float32)
@@ -45,11 +56,19 @@ def quantize(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray
     return packed, scales
 
 
+def pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values below 2^bits, uint8 [.., n] → bytes [.., n·bits/8], the first value in a byte's lowest bits."""
+    parts = values.reshape(*values.shape[:-1], -1, 8 // bits)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(parts << shifts, axis=-1)
+
+
 def _quantize_rows(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """`quantize` for a few rows at a time, which bounds what lies in memory."""
     zero = 2 ** (bits - 1)
     padding = -weight.shape[1] % block_size
     blocks = np.pad(weight, ((0, 0), (0, padding))).reshape(len(weight), -1, block_size)
-    scales = np.abs(blocks).max(-1) / np.float32(zero - 1)
+    furthest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
+    scales = np.abs(furthest) / np.float32(zero - 1) if bits == 8 else furthest / np.float32(-zero)
     steps = np.rint(blocks / np.where(scales == 0, 1, scales)[..., None])
-    return (steps + zero).astype(np.uint8), scales
+    return pack((np.minimum(steps, zero - 1) + zero).astype(np.uint8), bits), scales

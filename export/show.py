@@ -54,6 +54,7 @@ def show_parity(console: Console, parity: BundleParity) -> None:
         ("top-1 agreement, all steps", f"{found.top1:.2%}"),
         (f"top-1 agreement, {found.margin_steps} steps with a margin", f"{found.margin_top1:.2%}"),
     ]
+    rows.append(("KL of what it chooses from, nats per step", f"{found.kl:.1e}"))
     if parity.weights == "fp32":
         rows.append(("identical greedy tokens", "yes" if found.greedy_identical else "no"))
     show_rows(console, f"decoder.onnx ({parity.weights}) against torch", rows)

@@ -12,9 +12,9 @@ from onnx import NodeProto
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 
-from sottovoce.errors import OptionError
 from sottovoce.export.blobs import WeightFile
-from sottovoce.export.quantize import block_size_for, quantize, quantized_shapes
+from sottovoce.export.quantize import block_size_for, check_block, quantize, quantized_shapes
+from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
@@ -23,6 +23,9 @@ from sottovoce.runtime.manifest import WeightFormat, WeightSpec
 CONTRIB = "com.microsoft"
 EMBEDDING = "model.embed_tokens.weight"
 Ranges = tuple[tuple[int, int], ...]
+
+INT4_BLOCK = 32
+"""Block of 4-bit weights where none is asked for."""
 
 
 class Source:
@@ -136,10 +139,13 @@ class FloatWeights:
 class QuantizedWeights:
     """Block-quantized matrices, embedding and head too; norms, biases and rotary tables stay float32."""
 
-    def __init__(self, config: DecoderConfig, weight_format: WeightFormat, bits: int) -> None:
-        """Raises OptionError where no block size divides the hidden size."""
-        self.bits, self.block = bits, block_size_for(config.hidden_size)
-        self.spec = WeightSpec(weight_format, weight_format, weight_format, self.block)
+    def __init__(self, config: DecoderConfig, recipe: WeightRecipe) -> None:
+        """Raises OptionError where no block size divides the hidden size, or the one asked for does not."""
+        self.bits = {"int8": 8, "int4": 4}[recipe.format]
+        self.block = (
+            default_block(config, recipe) if recipe.block is None else check_block(recipe.block, config.hidden_size)
+        )
+        self.spec = WeightSpec(recipe.format, recipe.format, recipe.format, self.block)
         self.min_onnxruntime = "1.23"
 
     def linear(self, nodes: Nodes, x: str, *modules: str) -> str:
@@ -200,10 +206,13 @@ def _rows(source: Source, ranges: Ranges) -> np.ndarray:
     return np.concatenate([head[start:end] for start, end in ranges])
 
 
-def weights_for(weight_format: WeightFormat, config: DecoderConfig) -> Weights:
-    """The writer of a format; OptionError for one that this version cannot write."""
-    if weight_format == "fp32":
-        return FloatWeights()
-    if weight_format == "int8":
-        return QuantizedWeights(config, weight_format, bits=8)
-    raise OptionError(f"--weights {weight_format} cannot be written by this version: fp32 or int8")
+def default_block(config: DecoderConfig, recipe: WeightRecipe) -> int:
+    """The largest block that divides the hidden size; for 4 bits at most INT4_BLOCK. OptionError where none does."""
+    largest = block_size_for(config.hidden_size)
+    return min(largest, INT4_BLOCK) if recipe.format == "int4" else largest
+
+
+def weights_for(weights: WeightFormat | WeightRecipe, config: DecoderConfig) -> Weights:
+    """The writer of a format or recipe; OptionError for one that this version cannot write."""
+    recipe = recipe_of(weights)
+    return FloatWeights() if recipe.format == "fp32" else QuantizedWeights(config, recipe)

@@ -28,6 +28,8 @@ class WrittenWeights:
         """Reads the graph; the data stays on disk."""
         graph = onnx.load(folder / GRAPH, load_external_data=False).graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        attributes = {name: {a.name: a.i for a in node.attribute} for node in graph.node for name in node.input}
+        self._bits = {name: found["bits"] for name, found in attributes.items() if "bits" in found}
         self._data = np.memmap(folder / DATA, np.uint8, "r")
 
     def quantized(self) -> list[str]:
@@ -42,11 +44,12 @@ class WrittenWeights:
     def rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start..stop−1 of matrix `name` [N, K] as float32, and the scale of each element, both [n, K].
 
-        8 bits: (byte − 128) · scale of the block; the last block of a row is padded.
+        (value − 2^(bits−1)) · scale of the block, the first value in a byte's lowest bits; the last block is padded.
         """
-        scales = self._array(name + SCALES)[start:stop]
-        packed = self._array(name)[start:stop].reshape(*scales.shape, -1)
-        values = (packed.astype(np.float32) - 128) * scales[..., None]
+        scales, bits = self._array(name + SCALES)[start:stop], self._bits[name]
+        packed = self._array(name)[start:stop].reshape(*scales.shape, -1, 1)
+        steps = (packed >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
+        values = (steps.reshape(*scales.shape, -1).astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
         spread = np.broadcast_to(scales[..., None], values.shape)
         flat = stop - start, -1
         return values.reshape(flat)[:, :columns], spread.reshape(flat)[:, :columns]
@@ -64,8 +67,8 @@ class WrittenWeights:
 def load_written(source: Checkpoint | Decoder, folder: Path, head_ids: Sequence[int]) -> tuple[Decoder, float]:
     """A torch decoder with the matrices written in `folder`, everything else from `source`; and their largest error.
 
-    The error is |written − source| in units of the block's scale: rounding to nearest promises at most a half. Rows of
-    an untied head that were not kept are the source's.
+    The error is |written − source| in units of the block's scale. Rows of an untied head that were not kept are the
+    source's.
     """
     weights, reader = WrittenWeights(folder), Source(source)
     with torch.device("meta"):
@@ -93,5 +96,5 @@ def _replace(
         row = start + first
         values, scales = weights.rows(name, row, row + len(ids), parameter.shape[1])
         difference = np.abs(parameter[ids].numpy() - values)
-        yield float((difference / np.maximum(scales, np.finfo(np.float32).tiny)).max())
+        yield float((difference / np.maximum(np.abs(scales), np.finfo(np.float32).tiny)).max())
         parameter[ids] = torch.from_numpy(np.ascontiguousarray(values))

@@ -8,7 +8,7 @@ import pytest
 from sottovoce.export import parity
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
 from sottovoce.export.drive import Driver
-from sottovoce.export.parity import Case, check_decoder, random_cases
+from sottovoce.export.parity import Case, check_decoder, divergence, random_cases
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
@@ -29,7 +29,8 @@ def export(
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
-    ("weights", "window", "head"), [("fp32", 9, HEAD), ("fp32", 2, None), ("fp32", 31, HEAD), ("int8", 9, HEAD)]
+    ("weights", "window", "head"),
+    [("fp32", 9, HEAD), ("fp32", 2, None), ("fp32", 31, HEAD), ("int8", 9, HEAD), ("int4", 9, HEAD)],
 )
 def test_graph_equals_torch(tmp_path: Path, name: str, weights: str, window: int, head: tuple | None) -> None:
     decoder, parts = export(tmp_path, name, weights, window, head)
@@ -84,6 +85,12 @@ def test_wrong_window_fails_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyP
     decoder, parts = export(tmp_path, "llama3_rope")
     monkeypatch.setattr(parity, "wand_mask", lambda length, prefix, window: wand_mask(length, prefix, window - 1))
     assert "logits differ" in check_decoder(decoder, tmp_path, parts).failures[0]
+
+
+def test_divergence_is_kullback_and_leiblers() -> None:
+    p, q = np.log([[0.5, 0.5], [0.9, 0.1]]) + 3, np.log([[0.25, 0.75], [0.9, 0.1]]) - 2
+    assert divergence(p, q) == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(2 / 3)))
+    assert np.isnan(divergence(p, q * np.nan))
 
 
 def test_quantized_top1_gate_is_for_trained_voices(tmp_path: Path) -> None:

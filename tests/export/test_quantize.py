@@ -8,7 +8,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnx.numpy_helper import from_array
 
 from sottovoce.errors import OptionError
-from sottovoce.export.quantize import block_size_for, quantize
+from sottovoce.export.quantize import block_size_for, check_block, pack, quantize
 
 
 def run(op: str, data: dict[str, np.ndarray], feed: np.ndarray, inputs: list[str], **attributes: int) -> np.ndarray:
@@ -27,31 +27,34 @@ def run(op: str, data: dict[str, np.ndarray], feed: np.ndarray, inputs: list[str
     return result
 
 
-def dequantize(packed: np.ndarray, scales: np.ndarray, columns: int) -> np.ndarray:
-    """The operators' definition: (byte − 128) · scale, padding cut off."""
-    values = (packed.astype(np.float32) - 128) * scales[..., None]
+def dequantize(packed: np.ndarray, scales: np.ndarray, columns: int, bits: int) -> np.ndarray:
+    """The operators' definition: (value − 2^(bits−1)) · scale, low bits first, padding cut off."""
+    steps = np.stack([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)], axis=-1)
+    values = (steps.reshape(*scales.shape, -1).astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
     return values.reshape(len(packed), -1)[:, :columns]
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("rows", "columns", "block"), [(96, 64, 64), (33, 96, 64), (70, 256, 128), (5, 48, 16)])
-def test_operators_read_what_is_packed(rows: int, columns: int, block: int) -> None:
+def test_operators_read_what_is_packed(rows: int, columns: int, block: int, bits: int) -> None:
     random = np.random.default_rng(0)
     weight = random.standard_normal((rows, columns)).astype(np.float32)
     weight[2] = 0
-    packed, scales = quantize(weight, block, bits=8)
-    restored = dequantize(packed, scales, columns)
-    step = np.abs(weight).max() / 127
-    assert np.abs(restored - weight).max() <= step / 2 + 1e-6
+    packed, scales = quantize(weight, block, bits)
+    restored = dequantize(packed, scales, columns, bits)
+    steps = np.abs(restored - weight) / np.maximum(np.abs(scales), 1e-9).repeat(block, 1)[:, :columns]
+    assert steps.max() <= (0.5 if bits == 8 else 1) + 1e-4
+    assert np.square(steps).mean() < 1.1 / 12  # as rounding leaves it: what is cut off is rare
     assert np.array_equal(restored[2], np.zeros(columns))
 
     x = random.standard_normal((7, columns)).astype(np.float32)
-    names, sizes = ["x", "w", "s"], {"bits": 8, "block_size": block}
+    names, sizes = ["x", "w", "s"], {"bits": bits, "block_size": block}
     product = run("MatMulNBits", {"w": packed, "s": scales}, x, names, N=rows, K=columns, accuracy_level=0, **sizes)
     np.testing.assert_allclose(product, x @ restored.T, atol=1e-4)
 
     if columns % block == 0:
         ids = np.array([[0, rows - 1, 3]])
-        data = {"w": packed.reshape(rows, columns), "s": scales}
+        data = {"w": packed.reshape(rows, -1), "s": scales}
         gathered = run("GatherBlockQuantized", data, ids, ["w", "x", "s"], gather_axis=0, quantize_axis=1, **sizes)
         np.testing.assert_allclose(gathered, restored[ids], atol=1e-6)
 
@@ -72,3 +75,16 @@ def test_block_divides_hidden_size(hidden: int, block: int) -> None:
 def test_no_block_fits() -> None:
     with pytest.raises(OptionError, match="100 is not a multiple of 16"):
         block_size_for(100)
+
+
+def test_the_first_value_lies_lowest() -> None:
+    assert pack(np.array([[1, 2, 15, 0]], np.uint8), 4).tolist() == [[0x21, 0x0F]]
+    assert pack(np.array([[1, 200]], np.uint8), 8).tolist() == [[1, 200]]
+
+
+def test_a_block_that_is_asked_for_must_fit() -> None:
+    assert check_block(32, 96) == 32
+    with pytest.raises(OptionError, match="--block 64 does not divide hidden_size 96: 32 or less"):
+        check_block(64, 96)
+    with pytest.raises(OptionError, match="--block 8: one of 128"):
+        check_block(8, 96)

@@ -9,29 +9,35 @@ import pytest
 
 from sottovoce.export.decoder import DATA, GRAPH, DecoderOptions, DecoderParts, export_decoder
 from sottovoce.export.parity import random_cases
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written, float_graph
 from sottovoce.models.decoder import Decoder
+from sottovoce.runtime.manifest import WeightFormat
 from tests.models.shapes import CONFIGS, tiny_decoder
 
 HEAD = ((3, 40), (50, 51), (60, 90))
+INT8 = WeightRecipe("int8")
 DOWN, UP, GATE = (f"model.layers.1.mlp.{kind}_proj" for kind in ("down", "up", "gate"))
 
 
-def export(folder: Path, name: str = "llama3_rope", **changes: Any) -> tuple[Decoder, DecoderParts]:
-    """A tiny decoder and the parts of its int8 graph in `folder`."""
+def export(
+    folder: Path, name: str = "llama3_rope", weights: WeightRecipe = INT8, **changes: Any
+) -> tuple[Decoder, DecoderParts]:
+    """A tiny decoder and the parts of its quantized graph in `folder`."""
     decoder = tiny_decoder(name, **changes)
-    return decoder, export_decoder(decoder, DecoderOptions("int8", 12, 9, max_position=160, head_ranges=HEAD), folder)
+    return decoder, export_decoder(decoder, DecoderOptions(weights, 12, 9, max_position=160, head_ranges=HEAD), folder)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_is_written_is_what_the_graph_says(tmp_path: Path, name: str, tied: bool) -> None:
-    decoder, parts = export(tmp_path, name, tie_word_embeddings=tied)
+@pytest.mark.parametrize("weights", [INT8, WeightRecipe("int4"), WeightRecipe("int4", 16)])
+def test_what_is_written_is_what_the_graph_says(tmp_path: Path, name: str, tied: bool, weights: WeightRecipe) -> None:
+    decoder, parts = export(tmp_path, name, weights, tie_word_embeddings=tied)
     before = {key: value.clone() for key, value in decoder.state_dict().items()}
     report = check_written(decoder, tmp_path, parts)
     assert report.failures == ()
     assert report.wraps >= 4
-    assert 0.45 < report.weight_error <= 0.5001  # rounding, and something was rounded
+    assert 0.45 < report.weight_error <= (0.5001 if weights == INT8 else 1.0001)  # and something was rounded
     assert report.float_error < 2e-5
     assert all(value.equal(before[key]) for key, value in decoder.state_dict().items())
 
@@ -90,8 +96,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_fails_a_gate(tmp_path: Path, fault: str) -> None:
-    decoder, parts = export(tmp_path)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_fault_fails_a_gate(tmp_path: Path, fault: str, weights: WeightFormat) -> None:
+    decoder, parts = export(tmp_path, weights=WeightRecipe(weights))
     spoil, says = FAULTS[fault]
     spoil(tmp_path)
     assert says in check_written(decoder, tmp_path, parts).failures[0]
