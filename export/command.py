@@ -17,7 +17,7 @@ from sottovoce.models.voice import Voice
 from sottovoce.runtime.session import thread_count
 from sottovoce.runtime.table import size_text
 
-CACHES = ("fp32", "fp16")
+CACHES = ("fp32", "fp16", "int8")
 """Formats of keys and values that can be exported."""
 
 
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
-    cache = "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory"
+    cache = (
+        "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory, int8 a quarter"
+    )
     add("--cache", choices=CACHES, default="fp32", help=cache)
     add("--prefix", type=int, metavar="P", help="cache slots for text and speaker prompt (default: the voice's)")
     add("--decoder-only", action="store_true", help="export only the decoder of a bare Hugging Face folder")

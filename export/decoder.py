@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
+from sottovoce.export.cache_scales import ScaleTable, Utterance
 from sottovoce.export.graph import build_graph, io_spec
 from sottovoce.export.head import check_ranges
 from sottovoce.export.weight_recipe import WeightRecipe
@@ -31,8 +32,8 @@ from sottovoce.runtime.manifest import (
 GRAPH = "decoder.onnx"
 DATA = "decoder.onnx.data"
 
-HALF_CACHE_ONNXRUNTIME = "1.27"
-"""The first version whose fused attention takes float32 queries over a float16 cache (1.22 to 1.26 refuse it)."""
+SMALL_CACHE_ONNXRUNTIME = "1.27"
+"""The first version whose fused attention takes float32 queries over a float16 or int8 cache (1.22 to 1.26 refuse)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DecoderOptions:
 
     `prefix` P ≥ 1 and `window` W ≥ 2 in slots; `max_position` is how many positions the graph knows (at least P + W;
     the highest position ever fed is one less); `head_ranges` half-open ranges of token ids to keep logits of, in order,
-    None for all; `cache` the numbers that keys and values are kept in.
+    None for all; `cache` the numbers that keys and values are kept in; `heard` what an int8 cache's scales are taken
+    from, one utterance at least.
     """
 
     weights: WeightFormat | WeightRecipe
@@ -50,6 +52,7 @@ class DecoderOptions:
     max_position: int
     head_ranges: tuple[tuple[int, int], ...] | None = None
     cache: CacheFormat = "fp32"
+    heard: tuple[Utterance, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,12 @@ def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes
     cache = _cache(config, options)
     io = io_spec(cache, sum(end - start for start, end in ranges))
     weights, file = weights_for(options.weights, config), WeightFile(DATA)
-    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position)
+    scales = ScaleTable(source, options.heard, options.window) if options.cache == "int8" else None
+    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position, scales)
     graph = model.SerializeToString(deterministic=True)
     parts = DecoderParts(
         flavour="ort",
-        min_onnxruntime=weights.min_onnxruntime if options.cache == "fp32" else HALF_CACHE_ONNXRUNTIME,
+        min_onnxruntime=weights.min_onnxruntime if options.cache == "fp32" else SMALL_CACHE_ONNXRUNTIME,
         cache=cache,
         io=io,
         weights=weights.spec,
@@ -136,8 +140,8 @@ def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:
 
 def _check(config: DecoderConfig, options: DecoderOptions) -> None:
     """Raise OptionError for what the fused op would refuse, or get wrong, in mid-speech."""
-    if options.cache not in ("fp32", "fp16"):
-        raise OptionError(f"--cache {options.cache} cannot be written by this version: fp32 or fp16")
+    if options.cache == "int8" and not options.heard:
+        raise OptionError("--cache int8 takes its scales from what the voice says, and none of that is known")
     learned = config.traits.learned_positions
     if config.head_dim % (multiple := 8 if learned else 16):
         raise OptionError(

@@ -28,7 +28,7 @@ class Driver:
         self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         self._group, self._garbage = group, garbage
         shape = (1, group.kv_heads, group.slots, group.head_dim)
-        kind = {"fp32": np.float32, "fp16": np.float16}[group.dtype]
+        kind = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[group.dtype]
         self._buffers = [np.zeros(shape, kind) for _ in range(2 * group.layers)]
         self._binding = self._session.io_binding()
         self._binding.bind_output("logits", "cpu")
@@ -43,7 +43,8 @@ class Driver:
         """Forget the utterance: garbage in every slot, none visible."""
         random = np.random.default_rng(0)
         for buffer in self._buffers:
-            buffer[:] = self._garbage * random.standard_normal(buffer.shape, np.float32)
+            noise = self._garbage * random.standard_normal(buffer.shape, np.float32)
+            buffer[:] = noise.clip(-128, 127) if buffer.dtype == np.int8 else noise
         self._visible = np.zeros(self._group.slots, bool)
         self._position = self._generated = 0
 

@@ -4,10 +4,13 @@
 and hides empty slots by `attention_bias`. Letters: T tokens, d hidden size, H KV heads, D head_dim, P prefix, W window.
 """
 
+from functools import partial
+
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_graph, make_model, make_opsetid, make_tensor_value_info
 
+from sottovoce.export.cache_scales import ScaleTable
 from sottovoce.export.layers import Layers, Wires, rotary_rows
 from sottovoce.export.weights import CONTRIB, Nodes, Ranges, Weights
 from sottovoce.runtime.contract import STEP_INPUTS, cache_tensors
@@ -20,6 +23,7 @@ OPSET = 21
 _ELEMENTS = {
     "tensor(float)": TensorProto.FLOAT,
     "tensor(float16)": TensorProto.FLOAT16,
+    "tensor(int8)": TensorProto.INT8,
     "tensor(int32)": TensorProto.INT32,
     "tensor(int64)": TensorProto.INT64,
 }
@@ -31,9 +35,14 @@ def io_spec(cache: CacheSpec, logits: int) -> IoSpec:
     return IoSpec(inputs, (TensorSpec("logits", "tensor(float)", (1, 1, logits)), *cache_tensors(cache, "present")))
 
 
-def build_graph(nodes: Nodes, weights: Weights, io: IoSpec, ranges: Ranges, max_position: int) -> ModelProto:
-    """Emit the decoder into `nodes`; returns the model, its initializers pointing into `nodes.file`."""
-    backbone = Backbone(nodes, weights, max_position)
+def build_graph(
+    nodes: Nodes, weights: Weights, io: IoSpec, ranges: Ranges, max_position: int, scales: ScaleTable | None = None
+) -> ModelProto:
+    """Emit the decoder into `nodes`; returns the model, its initializers pointing into `nodes.file`.
+
+    `scales` are those of an int8 cache.
+    """
+    backbone = Backbone(nodes, weights, max_position, scales)
     _head(nodes, weights, backbone.hidden(weights.embedding(nodes, "input_ids")), ranges)
     return make_decoder(nodes, io)
 
@@ -54,16 +63,27 @@ def _value(spec: TensorSpec) -> ValueInfoProto:
 class Backbone(Layers):
     """The decoder's layers, between what is embedded and its hidden states."""
 
-    def __init__(self, nodes: Nodes, weights: Weights, max_position: int) -> None:
-        """Emits cos and sin rows for `max_position` positions, and the shapes that Qwen3's norms go through."""
+    def __init__(self, nodes: Nodes, weights: Weights, max_position: int, scales: ScaleTable | None = None) -> None:
+        """Emits cos and sin rows for `max_position` positions, the shapes that Qwen3's norms go through, and `scales`
+        of an int8 cache.
+        """
         config = nodes.source.config
         self.max_position, rotary = max_position, ("", "", "")
         if not config.traits.learned_positions:
             rotary = (*rotary_rows(nodes, config, max_position, "rotary"), "position_ids")
-        super().__init__(nodes, weights, config, Wires(rotary=rotary))
+        super().__init__(nodes, weights, config, Wires(rotary=rotary, scaled=scales is not None))
+        if scales is not None:
+            self._scales(scales)
         if config.traits.qk_norm:
             nodes.integers("shape.heads", [0, 0, -1, config.head_dim])
             nodes.integers("shape.flat", [0, 0, -1])
+
+    def _scales(self, scales: ScaleTable) -> None:
+        """Two initializers for each layer's attention."""
+        for layer in range(self.config.layers):
+            where = f"model.layers.{layer}.self_attn"
+            for value, name in enumerate(("k_scale", "v_scale")):
+                self.nodes.file.add({f"{where}.{name}": (np.float32, (1,))}, partial(scales.read, layer, bool(value)))
 
     def hidden(self, x: str) -> str:
         """x [1,T,d] → hidden states after the final norm, [1,T,d]."""

@@ -16,13 +16,15 @@ from sottovoce.models.rope import rotary_table
 class Wires:
     """Names of what tells an attention op where it is; `bias` "" hides nothing, `rotary` "" rotates nothing.
 
-    `rotary`: cos and sin rows by position, and the positions [1,T] int64.
+    `rotary`: cos and sin rows by position, and the positions [1,T] int64. `scaled`: caches are int8, in steps of the
+    initializers WHERE.k_scale and WHERE.v_scale.
     """
 
     seqlens: str = "seqlens_k"
     total: str = "total_sequence_length"
     bias: str = "attention_bias"
     rotary: tuple[str, str, str] = ("", "", "")
+    scaled: bool = False
 
 
 def rotary_rows(nodes: Nodes, config: DecoderConfig, count: int, stem: str) -> tuple[str, str]:
@@ -66,7 +68,11 @@ class Layers:
     def attention(self, x: str, where: str, past: str, present: str) -> str:
         """x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
         inputs = [*self._project(x, where), f"{past}.key", f"{past}.value", self.wires.seqlens, self.wires.total]
-        inputs += [*self.wires.rotary, *([self.wires.bias] if self.wires.bias else [])]
+        inputs += [*self.wires.rotary, self.wires.bias]
+        quantized = {}
+        if self.wires.scaled:
+            inputs += ["", f"{where}.k_scale", f"{where}.v_scale"]  # the gap: no attention sinks
+            quantized = {"kv_cache_bit_width": 8, "k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR"}
         attended = self.nodes.add(
             "GroupQueryAttention",
             inputs,
@@ -75,6 +81,7 @@ class Layers:
             num_heads=self.config.heads,
             kv_num_heads=self.config.kv_heads,
             do_rotary=int(any(self.wires.rotary)),
+            **quantized,
         )
         return self.weights.linear(self.nodes, attended, f"{where}.o_proj")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sottovoce.export.cache_scales import Scales, kept_hidden, rounding
 from sottovoce.export.decoder import DATA, GRAPH, DecoderParts
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
@@ -27,7 +28,7 @@ computes in half precision. Seen with random weights, two to twelve layers: 0.00
 MARGIN = 0.1
 """Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
 
-QUANTIZED_TOP1 = {"int8": 0.98, "int4": 0.75}
+QUANTIZED_TOP1 = {"fp32": 0.98, "int8": 0.98, "int4": 0.75}
 """Gate: share of margin steps on which quantized weights choose as torch does. The reference voice over its own speech:
 99.8 % in int8, 83 % with everything in int4 (0.05 nats of KL); a broken or useless format leaves less than half."""
 
@@ -142,9 +143,9 @@ def check_decoder(
     """Drive the graph in `folder` and torch over `cases` (`random_cases` by default) and compare every logit.
 
     Gates: fp32 weights, error ≤ 1e-4 and identical greedy tokens (fp16 cache: error ≤ 0.02 of the logits' deviation
-    instead) and a ring that went round; quantized weights, top-1 agreement ≥ 98 % on margin steps where the caller says
-    that the decoder is `trained` and gave cases of its own kind of text. Random weights have no opinion worth keeping:
-    there figures must be finite, and `check_written` judges.
+    instead) and a ring that went round; quantized weights or int8 caches, top-1 agreement ≥ 98 % on margin steps where
+    the caller says that the decoder is `trained` and gave cases of its own kind of text. Random weights have no opinion
+    worth keeping: there figures must be finite, and `check_written` judges.
     """
     cases = random_cases(parts) if cases is None else cases
     decoder = source.load() if isinstance(source, Checkpoint) else source
@@ -153,11 +154,13 @@ def check_decoder(
     return _report(compared, parts, trained)
 
 
-def compare(case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts) -> Compared:
+def compare(
+    case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts, scales: Scales | None = None
+) -> Compared:
     """The graph first, since it chooses the tokens of a greedy case; torch over the same tokens after it."""
     logits, fed = drive(case, driver, parts)
-    expected = reference_logits(decoder, case.prefix, fed, parts.cache.groups[0].window, ids_of(parts.head.ids))
-    return Compared(case, tuple(fed), logits, expected)
+    window, ids = parts.cache.groups[0].window, ids_of(parts.head.ids)
+    return Compared(case, tuple(fed), logits, reference_logits(decoder, case.prefix, fed, window, ids, scales))
 
 
 def drive(case: Case, driver: Driver, parts: DecoderParts) -> tuple[np.ndarray, list[int]]:
@@ -174,12 +177,21 @@ def drive(case: Case, driver: Driver, parts: DecoderParts) -> tuple[np.ndarray, 
 
 @torch.no_grad()
 def reference_logits(
-    decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int], window: int, head_ids: Sequence[int]
+    decoder: Decoder,
+    prefix: Sequence[int],
+    tokens: Sequence[int],
+    window: int,
+    head_ids: Sequence[int],
+    scales: Scales | None = None,
 ) -> np.ndarray:
-    """Torch's logits [len(tokens) + 1, V'] after the prefix and after each token, one pass under the WAND mask."""
+    """Torch's logits [len(tokens) + 1, V'] after the prefix and after each token, one pass under the WAND mask.
+
+    With `scales`, keys and values are rounded as in an int8 cache.
+    """
     ids = torch.tensor([[*prefix, *tokens]])
-    hidden = decoder(ids, mask=wand_mask(ids.shape[1], len(prefix), window))[0, len(prefix) - 1 :]
-    logits: np.ndarray = decoder.logits(hidden, torch.tensor(head_ids)).numpy()
+    mask = wand_mask(ids.shape[1], len(prefix), window)
+    hidden = decoder(ids, mask=mask) if scales is None else kept_hidden(decoder, ids, mask, rounding(scales))
+    logits: np.ndarray = decoder.logits(hidden[0, len(prefix) - 1 :], torch.tensor(head_ids)).numpy()
     return logits
 
 
@@ -216,11 +228,12 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
     """A line for each gate that applies and was missed; written so that NaN misses it too."""
-    if parts.weights.layers == "fp32" and parts.cache.groups[0].dtype == "fp16":
+    cache = parts.cache.groups[0].dtype
+    if parts.weights.layers == "fp32" and cache == "fp16":
         if not report.relative_error <= HALF_ERROR:
             yield f"logits differ by {report.relative_error:.1e} of their deviation, at most {HALF_ERROR} is allowed"
         yield from wrap_failure(report.wraps, parts)
-    elif parts.weights.layers == "fp32":
+    elif parts.weights.layers == "fp32" and cache == "fp32":
         if not report.max_error <= FLOAT_ERROR:
             yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:
@@ -229,6 +242,6 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
     elif not np.isfinite(report.relative_error):
         yield "logits are not finite"
     elif trained and not report.margin_steps:
-        yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights by"
+        yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights or caches by"
     elif trained and not report.margin_top1 >= (least := QUANTIZED_TOP1[parts.weights.layers]):
         yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"

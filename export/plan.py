@@ -1,15 +1,17 @@
 """What an export would write: a user's request and a voice → decoder options, warnings and sizes. Writes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import onnx
 
 from sottovoce.errors import OptionError, VoiceError
+from sottovoce.export.cache_scales import random_utterances
 from sottovoce.export.codec_graph import codec_graphs
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, plan_decoder
-from sottovoce.export.head import speech_ranges
+from sottovoce.export.head import check_ranges, ids_of, speech_ranges
+from sottovoce.export.heard import heard
 from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
@@ -65,7 +67,11 @@ def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
     _check_slots(request.prefix, window)
     if request.prefix + window > longest:
         raise OptionError(f"--prefix {request.prefix} and --window {window} pass the checkpoint's {longest} positions")
-    return DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids, request.cache)
+    options = DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids, request.cache)
+    if request.cache != "int8":
+        return options
+    ids = ids_of(check_ranges(request.head_ids, voice.checkpoint.config.vocab_size))
+    return replace(options, heard=random_utterances(ids, request.prefix, window))
 
 
 def _speaking(voice: Voice, request: Request) -> DecoderOptions:
@@ -88,6 +94,7 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions:
         max_position=prefix + max(window, spec.max_new_tokens),
         head_ranges=speech_ranges(spec.prompt),
         cache=request.cache,
+        heard=heard(voice, prefix) if request.cache == "int8" else (),
     )
 
 
@@ -111,6 +118,8 @@ def _check_slots(prefix: int, window: int) -> None:
 def _warnings(voice: Voice, options: DecoderOptions) -> list[str]:
     """What a user should know and the manifest records."""
     found, spec = [], voice.spec
+    if options.cache == "int8" and (spec is None or not voice.prompts()):
+        found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
     if spec is not None:
         full = spec.max_new_tokens + 1
         if options.window < min(spec.window or full, full):

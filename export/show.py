@@ -66,6 +66,8 @@ def show_parity(console: Console, parity: BundleParity) -> None:
             ("largest logit error, float arithmetic", f"{parity.written.float_error:.1e}"),
             ("rms logit error, integer arithmetic", f"{parity.written.integer_error:.1e}"),
         ]
+        if parity.written.cache_error is not None:
+            rows.append(("rms logit error of the int8 cache alone", f"{parity.written.cache_error:.1e}"))
         show_rows(console, "decoder.onnx against torch on the weights written", rows)
     if parity.codec:
         rows = [

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from sottovoce.errors import VoiceError
 from sottovoce.export.bundle_writer import tool_versions
 from sottovoce.export.codec_parity import CodecReport, check_codec
 from sottovoce.export.decoder import DecoderParts
+from sottovoce.export.heard import SENTENCES, speakers
 from sottovoce.export.parity import Case, ParityReport, check_decoder, random_cases
 from sottovoce.export.written_parity import WrittenReport, check_written
 from sottovoce.models.codec import Codec
@@ -27,12 +26,6 @@ from sottovoce.runtime.strict_json import read_json
 
 PARITY = "parity.json"
 """Name of the report inside a bundle."""
-
-SENTENCES = (
-    "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background. "
-    "It's easy to tell the depth of a well. Four hours of steady work faced us."
-)
-"""What the runtime says for the speech cases: four of the Harvard sentences (IEEE 1969)."""
 
 UNTRAINED_STEPS = 64
 """Steps where figures are told but hardly gate: quantized weights of which no speech is known."""
@@ -85,8 +78,8 @@ def verify_bundle(folder: Path, voice: Voice, threads: int = 1) -> BundleParity:
     cases = _cases(bundle, parts)
     del bundle  # its weights need not lie in memory beside torch's
     decoder = check_decoder(voice.checkpoint, folder, parts, cases, trained=speaks, threads=threads)
-    quantized = manifest.weights.layers != "fp32"
-    written = check_written(voice.checkpoint, folder, parts, threads=threads) if quantized else None
+    rounded = manifest.weights.layers != "fp32" or manifest.cache.groups[0].dtype == "int8"
+    written = check_written(voice.checkpoint, folder, parts, threads=threads) if rounded else None
     codec = None
     if manifest.codec is not None:
         sequences = [prompt.codes for prompt in voice.prompts().values()]
@@ -105,15 +98,9 @@ def _cases(bundle: Bundle, parts: DecoderParts) -> list[Case]:
 
 def speech_cases(bundle: Bundle) -> list[Case]:
     """For each preset speaker: SENTENCES, and the tokens that the runtime says for them."""
-    speakers = {name: find_prompt(bundle, name) for name in preset_names(bundle)} or {"nobody": _nobody(bundle)}
-    return [case for name, prompt in speakers.items() for case in _spoken(bundle, name, prompt)]
-
-
-def _nobody(bundle: Bundle) -> Prompt:
-    """A speaker for a voice that comes without any: random codes in a quarter of the prefix."""
-    spec, slots = bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix
-    count = max(1, min(spec.max_prompt_codes, slots // 4))
-    return Prompt(tuple(np.random.default_rng(0).integers(0, spec.code_count, count).tolist()), "Yes.")
+    presets = {name: find_prompt(bundle, name) for name in preset_names(bundle)}
+    found = speakers(presets, bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix)
+    return [case for name, prompt in found.items() for case in _spoken(bundle, name, prompt)]
 
 
 def _spoken(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:

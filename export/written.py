@@ -41,6 +41,11 @@ class WrittenWeights:
         query, key = (name.replace(".v_proj.", f".{kind}_proj.") for kind in "qk")
         return [name] if query == name or query in self._tensors else [query, key, name]
 
+    def scales(self, layers: int) -> list[tuple[float, float]]:
+        """The scales of an int8 cache: of keys and of values, layer by layer."""
+        names = [[f"model.layers.{layer}.self_attn.{kind}_scale" for kind in "kv"] for layer in range(layers)]
+        return [(float(self._array(key)[0]), float(self._array(value)[0])) for key, value in names]
+
     def rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start..stop−1 of matrix `name` [N, K] as float32, and the scale of each element, both [n, K].
 

@@ -57,8 +57,8 @@ def check_supported(manifest: Manifest) -> None:
     if manifest.flavour != "ort" or manifest.cache.write != "scratch":
         kind = f"flavour {manifest.flavour!r} with cache writes {manifest.cache.write!r}"
         raise BundleError(f"this runtime drives flavour 'ort' with cache writes 'scratch', not {kind}: export it again")
-    if len(groups) != 1 or groups[0].unit != "token" or groups[0].dtype == "int8":
-        raise BundleError("this runtime drives one token cache in fp32 or fp16: update sottovoce")
+    if len(groups) != 1 or groups[0].unit != "token":
+        raise BundleError("this runtime drives one token cache: update sottovoce")
     group = groups[0]
     for name in ("layers", "kv_heads", "head_dim", "prefix", "window"):
         _check_range(f"cache.groups[0].{name}", getattr(group, name), 1)

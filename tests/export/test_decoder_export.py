@@ -87,7 +87,7 @@ def test_every_weight_is_stored_once() -> None:
         ({"window": 1}, "--window 1"),
         ({"max_position": 20}, "20 positions.*lower --window or --prefix"),
         ({"weights": "fp16"}, "fp16"),
-        ({"cache": "int8"}, "--cache int8"),
+        ({"cache": "int8"}, "--cache int8 takes its scales from what the voice says"),
         ({"head_ranges": ((90, 98),)}, "0..97"),
         ({"head_ranges": ((5, 9), (3, 4))}, "ascending"),
         ({"head_ranges": ()}, "ascending"),

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sottovoce.export import parity
+from sottovoce.export import cache_scales, parity
+from sottovoce.export.cache_scales import random_utterances
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
 from sottovoce.export.drive import Driver
+from sottovoce.export.head import ids_of
 from sottovoce.export.parity import Case, check_decoder, divergence, random_cases
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
@@ -23,7 +25,8 @@ def export(
 ) -> tuple[Decoder, DecoderParts]:
     """A tiny decoder and the parts of its graph in `folder`."""
     decoder = tiny_decoder(name)
-    options = DecoderOptions(weights, PREFIX, window, max_position=160, head_ranges=head, cache=cache)  # type: ignore[arg-type]
+    heard = random_utterances(ids_of(HEAD), PREFIX, window)
+    options = DecoderOptions(weights, PREFIX, window, 160, head, cache, heard)  # type: ignore[arg-type]
     return decoder, export_decoder(decoder, options, folder)
 
 
@@ -61,6 +64,45 @@ def test_half_cache_under_quantized_weights(tmp_path: Path) -> None:
     report = check_written(decoder, tmp_path, parts)
     assert report.failures == ()
     assert parts.min_onnxruntime == "1.27"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("weights", "window"), [("fp32", 9), ("fp32", 148), ("int8", 9)])
+def test_byte_cache_is_torchs_rounded_cache(tmp_path: Path, name: str, weights: str, window: int) -> None:
+    decoder, parts = export(tmp_path, name, weights, window, cache="int8")
+    assert parts.cache.bytes == 2 * 2 * decoder.config.kv_heads * decoder.config.head_dim * (PREFIX + window)
+    assert parts.min_onnxruntime == "1.27"
+    report = check_written(decoder, tmp_path, parts)
+    assert report.failures == ()
+    assert report.cache_error is not None
+    assert 1e-3 < report.cache_error < 0.06
+    assert check_decoder(decoder, tmp_path, parts).failures == ()
+
+
+def test_byte_cache_forgets_garbage(tmp_path: Path) -> None:
+    _, parts = export(tmp_path, "llama3_rope", cache="int8")
+    runs = []
+    for garbage in (1e3, 0.0):
+        driver = Driver(tmp_path / "decoder.onnx", parts.cache.groups[0], garbage=garbage)
+        runs.append(np.stack([driver.prefill([5, 6, 7]), *(driver.step(token) for token in range(20))]))
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
+@pytest.mark.parametrize(("headroom", "says"), [(0.2, "rounding keys and values"), (40.0, "rounding keys and values")])
+def test_wrong_scales_fail_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headroom: float, says: str
+) -> None:
+    monkeypatch.setattr(cache_scales, "HEADROOM", headroom)
+    decoder, parts = export(tmp_path, "llama3_rope", cache="int8")
+    assert says in check_written(decoder, tmp_path, parts).failures[0]
+
+
+def test_a_graph_with_other_scales_than_the_file_fails_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, parts = export(tmp_path, "llama3_rope", cache="int8")
+    monkeypatch.setattr(cache_scales, "_rounded", lambda x, scale: (x / scale).floor() * scale)
+    assert "on the written weights" in check_written(decoder, tmp_path, parts).failures[0]
 
 
 def test_chunked_prefill_and_any_garbage(tmp_path: Path) -> None:

@@ -142,6 +142,31 @@ def test_a_gpt2_decoder_over_a_half_cache(tmp_path: Path) -> None:
     assert np.abs(logits - expected).max() < 0.02 * expected.std()
 
 
+def test_a_voice_over_a_byte_cache(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    sizes = ["--weights", "fp32", "--cache", "int8", "--window", "16"]
+    assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", *sizes]) == 0
+    said = capsys.readouterr().out
+    assert export(tiny_voice, tmp_path / "bundle", *sizes, "--keep-failed") in (0, 1)  # random weights dislike rounding
+    manifest = read_manifest(tmp_path / "bundle")
+    stream = Stream(load_bundle(tmp_path / "bundle", threads=1))
+    assert {buffers.dtype for buffers in stream.cache.sets} == {np.dtype(np.int8)}
+    assert stream.cache.nbytes == manifest.cache.bytes == manifest.cache.groups[0].nbytes
+    assert f"{manifest.cache.bytes / 1e3:.1f} kB" in said
+    assert manifest.min_onnxruntime == "1.27"
+    written = read_parity(tmp_path / "bundle").written
+    assert written is not None
+    assert written.failures == ()
+    assert main(["say", str(tmp_path / "bundle"), "Hello.", "-o", str(tmp_path / "out.wav")]) == 0
+
+
+def test_a_byte_cache_without_presets_is_a_recorded_warning(tmp_path: Path) -> None:
+    bare = write_folder(tmp_path / "bare", "gpt2_tied")
+    options = ["--decoder-only", "--prefix", "12", "--window", "9", "--weights", "fp32", "--cache", "int8"]
+    assert export(bare, tmp_path / "bundle", *options) == 0
+    (line,) = read_manifest(tmp_path / "bundle").warnings
+    assert "made for random tokens" in line
+
+
 def test_a_decoder_alone(tmp_path: Path) -> None:
     tiny.save_decoder(tmp_path / "bare", tiny.hf_config("llama"))
     options = ["--decoder-only", "--prefix", "20", "--window", "16", "--weights", "fp32", "--head-ids", "0:48,50"]
