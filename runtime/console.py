@@ -21,6 +21,7 @@ EXTRAS: Final = {
     "optimum": "export",
     "safetensors": "export",
     "rich": "export",
+    "coremltools": "coreml",
     "pocketsphinx": "evaluate",
     "jiwer": "evaluate",
     "accelerate": "compress",

@@ -21,6 +21,7 @@ COMMANDS: Final = {
         "word errors, distortion, speakers and runaways of what it says",
     ),
     "profile": ("sottovoce.devices.command", "measure memory, latency and real-time factor"),
+    "mil": ("sottovoce.export.mil.command", "run and show Core ML packages, on any machine"),
     "demo": ("sottovoce.demo", "export, verify, speak and profile the committed voice"),
 }
 """Command → module with `add_arguments(parser)` and `run(args) -> exit status`, and its line of help."""

@@ -5,6 +5,7 @@ SottovoceError
 ├── VoiceError (ValueError)           a checkpoint or voice folder cannot be used
 ├── BundleError (ValueError)          a bundle is missing a file, altered, newer or malformed
 │   └── ContractError                 the graph and the manifest contradict each other
+├── PackageError (ValueError)         a Core ML package is damaged, or holds what the interpreter cannot run
 ├── ParityError (ValueError)          an exported graph does not say what torch says
 ├── TextError (ValueError)            text that cannot be spoken
 ├── PromptError (ValueError)          a reference clip that cannot be used
@@ -39,6 +40,10 @@ class BundleError(SottovoceError, ValueError):
 
 class ContractError(BundleError):
     """The graph's inputs or outputs contradict the manifest."""
+
+
+class PackageError(SottovoceError, ValueError):
+    """A Core ML package is damaged, or holds something that the interpreter cannot run."""
 
 
 class ParityError(SottovoceError, ValueError):
