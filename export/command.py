@@ -12,7 +12,7 @@ from sottovoce.export.assemble import Progress, export_bundle
 from sottovoce.export.plan import Ranges, Request, Window, plan_export
 from sottovoce.export.quantize import BLOCK_SIZES
 from sottovoce.export.show import show_parity, show_plan, show_warnings
-from sottovoce.export.weight_recipe import FORMATS, WeightRecipe
+from sottovoce.export.weight_recipe import FORMATS, WeightRecipe, read_weight_recipe
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.session import thread_count
 from sottovoce.runtime.table import size_text
@@ -26,9 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("voice", type=Path, help="voice folder (config.json, model.safetensors, codec/ …)")
     add("-o", "--output", type=Path, help="bundle folder to make")
-    add("--weights", choices=FORMATS, default="int8", help="format of the weights (default: %(default)s)")
+    add("--weights", choices=FORMATS, help="format of the weights (default: int8); fp16 is a smaller file, no faster")
     block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
+    add("--head", choices=FORMATS, help="format of head and embedding (default: as --weights, int8 for int4)")
+    recipe = "TOML file with formats, also layer by layer, instead of --weights, --block and --head"
+    add("--weights-recipe", type=Path, metavar="FILE", help=recipe)
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
     cache = (
         "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory, int8 a quarter"
@@ -50,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
-    weights = WeightRecipe(args.weights, args.block)
-    request = Request(weights, args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
+    request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
     threads = set_threads(args.threads)
     if args.dry_run:
         show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))
@@ -72,6 +74,17 @@ def run(args: argparse.Namespace) -> int:
         f"{args.output}: {size_text(size)}, cache {size_text(manifest.cache.bytes)}", highlight=False, soft_wrap=True
     )
     return 0 if manifest.parity == "passed" else 1
+
+
+def weights_of(args: argparse.Namespace) -> WeightRecipe:
+    """The recipe in a file, or that of the options; OptionError for both at once."""
+    asked = {"weights": args.weights, "block": args.block, "head": args.head}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if args.weights_recipe is None:
+        return WeightRecipe(**given)
+    if given:
+        raise OptionError(f"--{next(iter(given))} and --weights-recipe: the file says it all")
+    return read_weight_recipe(args.weights_recipe)
 
 
 def set_threads(asked: int | None) -> int:

@@ -10,10 +10,11 @@ from pathlib import Path
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
 from sottovoce.export.cache_scales import ScaleTable, Utterance
+from sottovoce.export.formats import check_overrides, weights_for
 from sottovoce.export.graph import build_graph, io_spec
 from sottovoce.export.head import check_ranges
 from sottovoce.export.weight_recipe import WeightRecipe
-from sottovoce.export.weights import Nodes, Source, weights_for
+from sottovoce.export.weights import Nodes, Source
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
@@ -106,9 +107,11 @@ def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes
     ranges = check_ranges(options.head_ranges, config.vocab_size)
     cache = _cache(config, options)
     io = io_spec(cache, sum(end - start for start, end in ranges))
-    weights, file = weights_for(options.weights, config), WeightFile(DATA)
+    reader, file = Source(source), WeightFile(DATA)
+    check_overrides(options.weights, reader)
+    weights = weights_for(options.weights, config)
     scales = ScaleTable(source, options.heard, options.window) if options.cache == "int8" else None
-    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position, scales)
+    model = build_graph(Nodes(reader, file), weights, io, ranges, options.max_position, scales)
     graph = model.SerializeToString(deterministic=True)
     parts = DecoderParts(
         flavour="ort",

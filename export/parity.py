@@ -17,6 +17,7 @@ from sottovoce.export.head import ids_of
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
+from sottovoce.runtime.manifest import WeightFormat
 
 FLOAT_ERROR = 1e-4
 """Gate: largest difference of any logit, float32 weights."""
@@ -28,9 +29,9 @@ computes in half precision. Seen with random weights, two to twelve layers: 0.00
 MARGIN = 0.1
 """Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
 
-QUANTIZED_TOP1 = {"fp32": 0.98, "int8": 0.98, "int4": 0.75}
-"""Gate: share of margin steps on which quantized weights choose as torch does. The reference voice over its own speech:
-99.8 % in int8, 83 % with everything in int4 (0.05 nats of KL); a broken or useless format leaves less than half."""
+ROUNDED_TOP1: dict[WeightFormat, float] = {"fp32": 0.98, "fp16": 0.98, "int8": 0.98, "int4": 0.75}
+"""Gate: share of margin steps on which rounded weights choose as torch does, by the coarsest format. Seen on the
+reference voice over its own speech: 83 % with everything in int4, head and embedding too (0.05 nats of KL)."""
 
 WRAPS = 4
 """How often the ring goes round in `random_cases`, and what is asked for where it can."""
@@ -228,12 +229,12 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
     """A line for each gate that applies and was missed; written so that NaN misses it too."""
-    cache = parts.cache.groups[0].dtype
-    if parts.weights.layers == "fp32" and cache == "fp16":
+    exact, cache = parts.weights.formats == {"fp32"}, parts.cache.groups[0].dtype
+    if exact and cache == "fp16":
         if not report.relative_error <= HALF_ERROR:
             yield f"logits differ by {report.relative_error:.1e} of their deviation, at most {HALF_ERROR} is allowed"
         yield from wrap_failure(report.wraps, parts)
-    elif parts.weights.layers == "fp32" and cache == "fp32":
+    elif exact and cache == "fp32":
         if not report.max_error <= FLOAT_ERROR:
             yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:
@@ -243,5 +244,5 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
         yield "logits are not finite"
     elif trained and not report.margin_steps:
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights or caches by"
-    elif trained and not report.margin_top1 >= (least := QUANTIZED_TOP1[parts.weights.layers]):
+    elif trained and not report.margin_top1 >= (least := min(map(ROUNDED_TOP1.__getitem__, parts.weights.formats))):
         yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
+from sottovoce.export.formats import weights_for
 from sottovoce.export.graph import Backbone, make_decoder
 from sottovoce.export.head import ranges_of
 from sottovoce.export.patch_nets import COMPRESSOR_POSITIONS, COMPRESSOR_WIRES, CompressorNodes, ExtractorNodes
 from sottovoce.export.patch_sampler import SAMPLING_INPUTS, GraphSampler
 from sottovoce.export.token_loop import TokenLoop
 from sottovoce.export.weight_recipe import WeightRecipe
-from sottovoce.export.weights import Nodes, Source, weights_for
+from sottovoce.export.weights import Nodes, Source
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.patch.config import PatchConfig
 from sottovoce.models.patch.decoder import PatchDecoder

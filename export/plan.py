@@ -55,7 +55,7 @@ def plan_export(voice: Voice, request: Request) -> Plan:
     copies = {} if request.decoder_only else _copies(voice)
     sizes = parts.sizes | {name: graph.ByteSize() for name, graph in codec.items()}
     sizes |= {name: path.stat().st_size for name, path in copies.items()}
-    return Plan(options, parts, codec, copies, tuple(_warnings(voice, options)), sizes)
+    return Plan(options, parts, codec, copies, tuple(_warnings(voice, options, parts)), sizes)
 
 
 def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
@@ -115,11 +115,13 @@ def _check_slots(prefix: int, window: int) -> None:
         raise OptionError(f"--window {window}: at least 2, the current token and one before it")
 
 
-def _warnings(voice: Voice, options: DecoderOptions) -> list[str]:
+def _warnings(voice: Voice, options: DecoderOptions, parts: DecoderParts) -> list[str]:
     """What a user should know and the manifest records."""
     found, spec = [], voice.spec
     if options.cache == "int8" and (spec is None or not voice.prompts()):
         found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
+    if "fp16" in parts.weights.formats:
+        found.append("fp16 is a file format: the CPU engine holds float32, twice as much, and is no faster for it")
     if spec is not None:
         full = spec.max_new_tokens + 1
         if options.window < min(spec.window or full, full):

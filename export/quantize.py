@@ -25,16 +25,6 @@ def block_size_for(hidden_size: int) -> int:
     raise OptionError(f"hidden_size {hidden_size} is not a multiple of {BLOCK_SIZES[-1]}: use --weights fp32")
 
 
-def check_block(block: int, hidden_size: int) -> int:
-    """`block` itself; OptionError where the kernels know no such block or it does not divide the hidden size."""
-    if block not in BLOCK_SIZES:
-        raise OptionError(f"--block {block}: one of {', '.join(map(str, BLOCK_SIZES))}")
-    if hidden_size % block:
-        largest = block_size_for(hidden_size)
-        raise OptionError(f"--block {block} does not divide hidden_size {hidden_size}: {largest} or less does")
-    return block
-
-
 def quantized_shapes(rows: int, columns: int, block_size: int, bits: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the packed values [N, K/block, block·bits/8] and of the scales [N, K/block], K rounded up."""
     blocks = -(-columns // block_size)

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from sottovoce.export.plan import Plan
 from sottovoce.export.verify import BundleParity
+from sottovoce.runtime.inspect_command import weights_text
 from sottovoce.runtime.table import size_text
 
 
@@ -30,7 +31,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         ("prefix P + window W", f"{group.prefix} + {group.window} slots, {group.dtype}"),
         ("cache, constant while it speaks", size_text(plan.parts.cache.bytes)),
         ("longest position", str(plan.parts.max_position - 1)),
-        ("weights", f"{plan.parts.weights.layers} (head {plan.parts.weights.head})"),
+        ("weights", weights_text(plan.parts.weights)),
     ]
     show_rows(console, "decoder", cache)
     show_warnings(console, plan.warnings)

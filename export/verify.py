@@ -78,7 +78,7 @@ def verify_bundle(folder: Path, voice: Voice, threads: int = 1) -> BundleParity:
     cases = _cases(bundle, parts)
     del bundle  # its weights need not lie in memory beside torch's
     decoder = check_decoder(voice.checkpoint, folder, parts, cases, trained=speaks, threads=threads)
-    rounded = manifest.weights.layers != "fp32" or manifest.cache.groups[0].dtype == "int8"
+    rounded = manifest.weights.formats != {"fp32"} or manifest.cache.groups[0].dtype == "int8"
     written = check_written(voice.checkpoint, folder, parts, threads=threads) if rounded else None
     codec = None
     if manifest.codec is not None:
@@ -90,7 +90,7 @@ def verify_bundle(folder: Path, voice: Voice, threads: int = 1) -> BundleParity:
 
 def _cases(bundle: Bundle, parts: DecoderParts) -> list[Case]:
     """Random prefixes for the cache contract, which fp32 must meet exactly; speech, which judges quantized weights."""
-    random = random_cases(parts) if parts.weights.layers == "fp32" else []
+    random = random_cases(parts) if parts.weights.formats == {"fp32"} else []
     if bundle.speaking is None:
         return random or random_cases(parts, max_steps=UNTRAINED_STEPS)[:1]
     return [*random, *speech_cases(bundle)]

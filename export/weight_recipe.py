@@ -1,29 +1,93 @@
-"""What a user asks of the weights: a format, and the block where it is quantized."""
+"""What a user asks of the weights: formats of the layers, of head and embedding, of exceptions, and the rounding."""
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from sottovoce.errors import OptionError
-from sottovoce.runtime.manifest import WeightFormat
+from sottovoce.errors import BundleError, OptionError
+from sottovoce.export.quantize import BLOCK_SIZES
+from sottovoce.runtime.manifest import SCHEMA, MatrixSpec, WeightFormat, WeightOverride, parse
 
-FORMATS: tuple[WeightFormat, ...] = ("fp32", "int8", "int4")
+FORMATS: tuple[WeightFormat, ...] = ("fp32", "fp16", "int8", "int4")
 """Weight formats that can be written."""
+
+BITS: dict[WeightFormat, int] = {"int8": 8, "int4": 4}
+"""Bits of a quantized weight."""
 
 
 @dataclass(frozen=True)
 class WeightRecipe:
-    """Format of every matrix; `block` None is the default of the format."""
+    """Formats of all matrices.
 
-    format: WeightFormat = "int8"
+    `weights` and `block` are the layers'; `head` and `head_block` those of head and embedding, which share their bytes
+    where the voice ties them. None leaves a choice to `matrix` and `table`. `overrides` go by module name, the last
+    that matches counts. `calibrate` rounds layers by GPTQ over the voice's own speech.
+    """
+
+    weights: WeightFormat = "int8"
     block: int | None = None
+    head: WeightFormat | None = None
+    head_block: int | None = None
+    calibrate: bool = False
+    overrides: tuple[WeightOverride, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises OptionError for what cannot be written."""
-        if self.format not in FORMATS:
-            raise OptionError(f"--weights {self.format} cannot be written by this version: {', '.join(FORMATS)}")
-        if self.format == "fp32" and self.block is not None:
-            raise OptionError("--block goes with int8 and int4: fp32 has no blocks")
+        for name, block in ((self.weights, self.block), (self.table.format, self.head_block)):
+            _check(name, block)
+        for override in self.overrides:
+            _check(override.weights, override.block)
+        if self.calibrate and not any(name in BITS for name in (self.weights, *(o.weights for o in self.overrides))):
+            raise OptionError(f"--calibrate rounds int8 and int4, and the layers are {self.weights}")
+
+    @property
+    def table(self) -> MatrixSpec:
+        """Format of head and embedding: the layers', but int8 over int4, where a table costs most of what is lost."""
+        name = self.head or ("int8" if self.weights == "int4" else self.weights)
+        return MatrixSpec(name, self.head_block)
+
+    def matrix(self, modules: Sequence[str]) -> MatrixSpec:
+        """Format of the linear `modules`, which are one product; OptionError where overrides tell them apart."""
+        found = {self._module(name) for name in modules}
+        if len(found) > 1:
+            raise OptionError(f"weights recipe: {', '.join(modules)} are one product, name them all or none")
+        return found.pop()
+
+    def _module(self, name: str) -> MatrixSpec:
+        """Format of one module."""
+        matching = [MatrixSpec(o.weights, o.block) for o in self.overrides if fnmatchcase(name, o.modules)]
+        return [MatrixSpec(self.weights, self.block), *matching][-1]
 
 
 def recipe_of(weights: WeightFormat | WeightRecipe) -> WeightRecipe:
     """A format alone stands for the recipe of all its defaults."""
     return weights if isinstance(weights, WeightRecipe) else WeightRecipe(weights)
+
+
+def read_weight_recipe(path: Path) -> WeightRecipe:
+    """The recipe in a TOML file: the fields of WeightRecipe, and `[[overrides]]` of `modules`, `weights`, `block`.
+
+    Raises OptionError naming file and key where it cannot be read, is not TOML or is no such recipe.
+    """
+    try:
+        recipe: WeightRecipe = parse(WeightRecipe, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except BundleError as error:
+        # Recipes have no schema: the hint that a manifest's reader adds would mislead.
+        raise OptionError(str(error).removesuffix(f"; this sottovoce reads schema {SCHEMA}")) from None
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read: {error}") from None
+    return recipe
+
+
+def _check(name: WeightFormat, block: int | None) -> None:
+    """Raise OptionError for a format that cannot be written, or a block where there are none."""
+    if name not in FORMATS:
+        raise OptionError(f"weights {name} cannot be written by this version: {', '.join(FORMATS)}")
+    if name not in BITS and block is not None:
+        raise OptionError(f"block {block} goes with int8 and int4: {name} has no blocks")
+    if block is not None and block not in BLOCK_SIZES:
+        raise OptionError(f"block {block}: the engine knows {', '.join(map(str, BLOCK_SIZES))}")

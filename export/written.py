@@ -1,4 +1,4 @@
-"""The matrices that a quantized graph file really holds: read back, made float32 and laid beside the checkpoint's.
+"""The rounded matrices that a graph file really holds: read back, made float32 and laid beside the checkpoint's.
 
 Knows the layout of the file from its graph and from the operators' definition alone: nothing of the writer is shared.
 """
@@ -30,11 +30,14 @@ class WrittenWeights:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         attributes = {name: {a.name: a.i for a in node.attribute} for node in graph.node for name in node.input}
         self._bits = {name: found["bits"] for name, found in attributes.items() if "bits" in found}
+        casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+        self._transposed = {casts.get(node.input[1]) for node in graph.node if node.op_type == "MatMul"}
         self._data = np.memmap(folder / DATA, np.uint8, "r")
 
-    def quantized(self) -> list[str]:
-        """Names of the quantized matrices."""
-        return [name.removesuffix(SCALES) for name in self._tensors if name.endswith(SCALES)]
+    def rounded(self) -> list[str]:
+        """Names of the matrices that are quantized, or float16."""
+        half = [name for name, tensor in self._tensors.items() if tensor.data_type == onnx.TensorProto.FLOAT16]
+        return [*(name.removesuffix(SCALES) for name in self._tensors if name.endswith(SCALES)), *half]
 
     def members(self, name: str) -> list[str]:
         """HF names of the matrices stacked in `name`: queries and keys lie before values where they have no own."""
@@ -50,7 +53,11 @@ class WrittenWeights:
         """Rows start..stop−1 of matrix `name` [N, K] as float32, and the scale of each element, both [n, K].
 
         (value − 2^(bits−1)) · scale of the block, the first value in a byte's lowest bits; the last block is padded.
+        The scale of a float16 number is the gap to the next one.
         """
+        if name + SCALES not in self._tensors:
+            whole = self._array(name).T if name in self._transposed else self._array(name)
+            return whole[start:stop].astype(np.float32), np.spacing(np.abs(whole[start:stop])).astype(np.float32)
         scales, bits = self._array(name + SCALES)[start:stop], self._bits[name]
         packed = self._array(name)[start:stop].reshape(*scales.shape, -1, 1)
         steps = (packed >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
@@ -82,7 +89,7 @@ def load_written(source: Checkpoint | Decoder, folder: Path, head_ids: Sequence[
     parameters, errors = dict(decoder.named_parameters()), [0.0]
     for name, parameter in parameters.items():
         parameter.copy_(torch.from_numpy(reader.read(name)))
-    for name in weights.quantized():
+    for name in weights.rounded():
         if name in parameters:  # pieces of a tied head are rows of the embedding once more
             start = 0
             for member in weights.members(name):

@@ -29,8 +29,9 @@ from sottovoce.export.parity import (
 from sottovoce.export.written import WrittenWeights, load_written
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
+from sottovoce.runtime.manifest import WeightFormat
 
-WEIGHT_ERROR = {"fp32": 0.0, "int8": 0.501, "int4": 1.001}
+WEIGHT_ERROR: dict[WeightFormat, float] = {"fp32": 0.0, "fp16": 0.501, "int8": 0.501, "int4": 1.001}
 """Gate: largest |written − checkpoint| of any weight in steps of its block. Rounding to nearest promises a half; the
 sixteen values of 4 bits reach 8 steps to one side and 7 to the other, where a whole step may be cut off."""
 
@@ -140,7 +141,7 @@ def float_graph(path: Path) -> bytes:
 
 def _failures(report: WrittenReport, parts: DecoderParts) -> Iterator[str]:
     """A line for each missed gate; written so that NaN misses it too."""
-    rounding = WEIGHT_ERROR[parts.weights.layers]
+    rounding = max(WEIGHT_ERROR[name] for name in parts.weights.formats)
     if not report.weight_error <= rounding:
         yield f"a written weight is {report.weight_error:.2f} steps off the checkpoint's, {rounding} is rounding"
     allowed = {"fp32": FLOAT_ERROR, "fp16": HALF_ERROR, "int8": ROUNDED_ERROR}[parts.cache.groups[0].dtype]

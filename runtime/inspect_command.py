@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sottovoce.runtime.bundle import check_files
-from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, read_manifest
+from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, WeightSpec, read_manifest
 from sottovoce.runtime.table import columns, size_text
 
 
@@ -32,11 +32,9 @@ def run(args: argparse.Namespace) -> int:
 def decoder_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """The decoder: formats, cache, head, provenance."""
     group = manifest.cache.groups[0]
-    weights = manifest.weights
-    block = f", blocks of {weights.block_size}" if weights.block_size else ""
     return [
         ("parity", manifest.parity),
-        ("weights", f"{weights.layers}, head {weights.head}, embedding {weights.embedding}{block}"),
+        ("weights", weights_text(manifest.weights)),
         ("cache", f"{size_text(manifest.cache.bytes)}, constant while it speaks"),
         ("  slots", f"prefix {group.prefix} + window {group.window} {group.unit}s, {group.dtype}"),
         ("  layers × KV heads × head_dim", f"{group.layers} × {group.kv_heads} × {group.head_dim}"),
@@ -45,6 +43,14 @@ def decoder_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("flavour", f"{manifest.flavour}, onnxruntime ≥ {manifest.min_onnxruntime}"),
         ("source", manifest.source[:16]),
     ]
+
+
+def weights_text(spec: WeightSpec) -> str:
+    """Formats with their blocks, in a line."""
+    layers, head = (f" in blocks of {block}" if block else "" for block in (spec.block_size, spec.head_block))
+    rounding = " by GPTQ" if spec.rounding == "gptq" else ""
+    rest = f", {len(spec.overrides)} exceptions" if spec.overrides else ""
+    return f"{spec.layers}{layers}{rounding}{rest}; head {spec.head}, embedding {spec.embedding}{head}"
 
 
 def prompt_rows(prompt: PromptSpec) -> list[tuple[str, str]]:

@@ -88,13 +88,43 @@ class IoSpec:
 
 
 @dataclass(frozen=True)
+class MatrixSpec:
+    """How a matrix is stored: its format, and how many weights of a row share a scale where it is quantized."""
+
+    format: WeightFormat
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightOverride:
+    """Linear modules that are stored otherwise than the rest: a pattern of their names (`model.layers.0.*`)."""
+
+    modules: str
+    weights: WeightFormat
+    block: int | None = None
+
+
+@dataclass(frozen=True)
 class WeightSpec:
-    """How weights are stored: formats of layers, head and embedding; block size where quantized."""
+    """How weights are stored: formats of layers, head and embedding; block sizes where quantized.
+
+    `block_size` is the layers', `head_block` that of head and embedding. The last of `overrides` whose pattern matches
+    a module's name counts. `rounding`: to the nearest step, or so that the product over the voice's own speech changes
+    least (GPTQ, arXiv 2210.17323).
+    """
 
     layers: WeightFormat
     head: WeightFormat
     embedding: WeightFormat
     block_size: int | None
+    head_block: int | None = None
+    overrides: tuple[WeightOverride, ...] = ()
+    rounding: Literal["nearest", "gptq"] = "nearest"
+
+    @property
+    def formats(self) -> set[WeightFormat]:
+        """Every format that some matrix may be stored in."""
+        return {self.layers, self.head, self.embedding, *(override.weights for override in self.overrides)}
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.decoder import DecoderOptions, export_decoder, plan_decoder
 from sottovoce.export.head import check_ranges, ids_of, ranges_of, speech_ranges
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
-from sottovoce.runtime.manifest import PromptSpec, WeightFormat
+from sottovoce.runtime.manifest import PromptSpec, WeightFormat, WeightOverride
 from tests.models.shapes import CONFIGS, tiny_decoder
 from tests.models.test_checkpoint import write_folder
 
@@ -28,7 +29,7 @@ def options(weights: WeightFormat = "fp32", **changes: Any) -> DecoderOptions:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "int8", "int4"])
 def test_plan_is_what_is_written(tmp_path: Path, name: str, weights: WeightFormat) -> None:
     decoder = tiny_decoder(name)
     parts = export_decoder(decoder, options(weights), tmp_path)
@@ -63,13 +64,13 @@ def test_folder_and_memory_give_the_same_bytes(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] == hashes[2]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "int8", "int4"])
 def test_tied_head_costs_no_bytes(weights: WeightFormat) -> None:
     sizes = [
         plan_decoder(tiny_decoder(name, tie_word_embeddings=tied), options(weights)).sizes["decoder.onnx.data"]
         for name, tied in (("qwen2_tied", True), ("qwen2_tied", False))
     ]
-    assert sizes[1] - sizes[0] >= 68 * 64 * {"fp32": 4, "int8": 1, "int4": 0.5}[weights]
+    assert sizes[1] - sizes[0] >= 68 * 64 * {"fp32": 4, "fp16": 2, "int8": 1, "int4": 1}[weights]
 
 
 def test_every_weight_is_stored_once() -> None:
@@ -86,8 +87,13 @@ def test_every_weight_is_stored_once() -> None:
         ({"prefix": 0}, "--prefix 0"),
         ({"window": 1}, "--window 1"),
         ({"max_position": 20}, "20 positions.*lower --window or --prefix"),
-        ({"weights": "fp16"}, "fp16"),
         ({"cache": "int8"}, "--cache int8 takes its scales from what the voice says"),
+        ({"weights": WeightRecipe("int8", head_block=128)}, "--head-block 128 does not divide hidden_size 64: 64"),
+        ({"weights": WeightRecipe(overrides=(WeightOverride("*.query", "fp32"),))}, r"no module is called \*.query"),
+        (
+            {"weights": WeightRecipe(overrides=(WeightOverride("*.v_proj", "int4"),))},
+            "are one product, name them all or none",
+        ),
         ({"head_ranges": ((90, 98),)}, "0..97"),
         ({"head_ranges": ((5, 9), (3, 4))}, "ascending"),
         ({"head_ranges": ()}, "ascending"),

@@ -67,6 +67,17 @@ def test_a_bundle_is_whole(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     assert "parity: passed" in capsys.readouterr().out
 
 
+def test_weights_by_a_file(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "recipe.toml").write_text('weights = "int4"\n[[overrides]]\nmodules = "*.o_proj"\nweights = "fp32"')
+    options = ["--weights-recipe", str(tmp_path / "recipe.toml")]
+    assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", *options]) == 0
+    assert "int4 in blocks of 32, 1 exceptions; head int8, embedding int8 in blocks of 32" in capsys.readouterr().out
+    assert main(["export", str(tiny_voice), "--dry-run", "--head", "int4", *options]) == 2
+    assert error_line(capsys) == "sottovoce: --head and --weights-recipe: the file says it all"
+    assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", "--weights", "fp16"]) == 0
+    assert "warning: fp16 is a file format" in capsys.readouterr().out
+
+
 def test_two_exports_are_the_same_bytes(tiny_voice: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert export(tiny_voice, tmp_path / name) == 0

@@ -8,7 +8,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnx.numpy_helper import from_array
 
 from sottovoce.errors import OptionError
-from sottovoce.export.quantize import block_size_for, check_block, pack, quantize
+from sottovoce.export.quantize import block_size_for, pack, quantize
 
 
 def run(op: str, data: dict[str, np.ndarray], feed: np.ndarray, inputs: list[str], **attributes: int) -> np.ndarray:
@@ -80,11 +80,3 @@ def test_no_block_fits() -> None:
 def test_the_first_value_lies_lowest() -> None:
     assert pack(np.array([[1, 2, 15, 0]], np.uint8), 4).tolist() == [[0x21, 0x0F]]
     assert pack(np.array([[1, 200]], np.uint8), 8).tolist() == [[1, 200]]
-
-
-def test_a_block_that_is_asked_for_must_fit() -> None:
-    assert check_block(32, 96) == 32
-    with pytest.raises(OptionError, match="--block 64 does not divide hidden_size 96: 32 or less"):
-        check_block(64, 96)
-    with pytest.raises(OptionError, match="--block 8: one of 128"):
-        check_block(8, 96)

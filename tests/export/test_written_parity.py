@@ -12,7 +12,7 @@ from sottovoce.export.parity import random_cases
 from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written, float_graph
 from sottovoce.models.decoder import Decoder
-from sottovoce.runtime.manifest import WeightFormat
+from sottovoce.runtime.manifest import WeightFormat, WeightOverride
 from tests.models.shapes import CONFIGS, tiny_decoder
 
 HEAD = ((3, 40), (50, 51), (60, 90))
@@ -30,7 +30,7 @@ def export(
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("weights", [INT8, WeightRecipe("int4"), WeightRecipe("int4", 16)])
+@pytest.mark.parametrize("weights", [INT8, WeightRecipe("int4")])
 def test_what_is_written_is_what_the_graph_says(tmp_path: Path, name: str, tied: bool, weights: WeightRecipe) -> None:
     decoder, parts = export(tmp_path, name, weights, tie_word_embeddings=tied)
     before = {key: value.clone() for key, value in decoder.state_dict().items()}
@@ -38,8 +38,46 @@ def test_what_is_written_is_what_the_graph_says(tmp_path: Path, name: str, tied:
     assert report.failures == ()
     assert report.wraps >= 4
     assert 0.45 < report.weight_error <= (0.5001 if weights == INT8 else 1.0001)  # and something was rounded
+    assert set(parts.weights.formats) == ({"int8"} if weights == INT8 else {"int4", "int8"})
     assert report.float_error < 2e-5
     assert all(value.equal(before[key]) for key, value in decoder.state_dict().items())
+
+
+MIXED = WeightRecipe(
+    "int4",
+    16,
+    "int4",
+    32,
+    overrides=(
+        WeightOverride("model.layers.0.*", "int8", 64),
+        WeightOverride("*.down_proj", "fp16"),
+        WeightOverride("model.layers.1.self_attn.[qkv]_proj", "fp32"),
+    ),
+)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("weights", [WeightRecipe("fp16"), MIXED, WeightRecipe("fp16", head="int8")])
+def test_formats_mix(tmp_path: Path, tied: bool, weights: WeightRecipe) -> None:
+    decoder, parts = export(tmp_path, weights=weights, tie_word_embeddings=tied)
+    report = check_written(decoder, tmp_path, parts)
+    assert report.failures == ()
+    assert report.weight_error > 0.45
+    assert report.float_error < 2e-5
+
+
+def test_the_last_override_counts(tmp_path: Path) -> None:
+    export(tmp_path, weights=MIXED)
+    nodes = onnx.load(tmp_path / GRAPH, load_external_data=False).graph.node
+    bits = {node.name: {a.name: a.i for a in node.attribute} for node in nodes if node.op_type == "MatMulNBits"}
+    found = {name: (sizes["bits"], sizes["block_size"]) for name, sizes in bits.items()}
+    modules = [f"model.layers.{at}.{name}.out" for at in (0, 1) for name in ("self_attn.o_proj", "mlp.up_proj")]
+    assert [found[module] for module in modules] == [(8, 64), (8, 64), (4, 16), (4, 16)]
+    assert found["lm_head.out"] == (4, 32)
+    floats = [node.name for node in nodes if node.op_type == "MatMul"]
+    assert floats == [
+        f"model.layers.{name}.matmul" for name in ("0.mlp.down_proj", "1.self_attn.v_proj", "1.mlp.down_proj")
+    ]
 
 
 def negate(folder: Path) -> None:

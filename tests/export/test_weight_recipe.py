@@ -1,0 +1,63 @@
+"""A recipe file says what the options say and more; what it cannot mean is said by file and key."""
+
+from pathlib import Path
+
+import pytest
+
+from sottovoce.errors import OptionError
+from sottovoce.export.weight_recipe import WeightRecipe, read_weight_recipe
+from sottovoce.runtime.manifest import MatrixSpec, WeightOverride
+
+FILE = """
+weights = "int4"
+block = 64
+head = "int8"
+
+[[overrides]]
+modules = "model.layers.0.*"
+weights = "int8"
+block = 32
+
+[[overrides]]
+modules = "*.down_proj"
+weights = "fp32"
+"""
+
+
+def test_a_file_is_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mixed.toml").write_text(FILE)
+    recipe = read_weight_recipe(tmp_path / "mixed.toml")
+    overrides = (WeightOverride("model.layers.0.*", "int8", 32), WeightOverride("*.down_proj", "fp32"))
+    assert recipe == WeightRecipe("int4", 64, "int8", overrides=overrides)
+    assert recipe.matrix(["model.layers.0.mlp.up_proj"]) == MatrixSpec("int8", 32)
+    assert recipe.matrix(["model.layers.0.mlp.down_proj"]) == MatrixSpec("fp32")
+    assert recipe.matrix(["model.layers.1.mlp.up_proj"]) == MatrixSpec("int4", 64)
+
+
+@pytest.mark.parametrize(("weights", "table"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8"), ("int4", "int8")])
+def test_head_and_embedding_are_as_the_layers_but_never_coarser_than_int8(weights, table) -> None:
+    assert WeightRecipe(weights).table == MatrixSpec(table)
+    assert WeightRecipe(weights, head="int4").table == MatrixSpec("int4")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('weight = "int4"', "mixed.toml: unknown key 'weight'$"),
+        ('weights = "int5"', "mixed.toml.weights: expected one of fp32"),
+        ("block = 48", "mixed.toml: block 48: the engine knows 128, 64, 32, 16"),
+        ('weights = "fp32"\nblock = 32', "mixed.toml: block 32 goes with int8 and int4: fp32 has no blocks"),
+        ('[[overrides]]\nmodules = "*"', "mixed.toml.overrides.0.: .*weights"),
+        ('[[overrides]]\nmodules = "*"\nweights = "int8"\nbits = 4', "unknown key 'bits'"),
+        ("block = ", "mixed.toml cannot be read"),
+    ],
+)
+def test_what_a_file_cannot_mean(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mixed.toml").write_text(text)
+    with pytest.raises(OptionError, match=says):
+        read_weight_recipe(tmp_path / "mixed.toml")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"none\.toml cannot be read"):
+        read_weight_recipe(tmp_path / "none.toml")
