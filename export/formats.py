@@ -26,12 +26,17 @@ class FormatWeights:
         if table.block and config.hidden_size % table.block:
             fits = block_size_for(config.hidden_size)
             raise OptionError(
-                f"--head-block {table.block} does not divide hidden_size {config.hidden_size}: {fits} or less does"
+                f"head_block {table.block} does not divide hidden_size {config.hidden_size}: {fits} or less does"
             )
         self._table = self._matrices(table)
-        rounded = "gptq" if recipe.calibrate else "nearest"
-        overrides = recipe.overrides
-        self.spec = WeightSpec(layers.format, table.format, table.format, layers.block, table.block, overrides, rounded)
+        self.spec = WeightSpec(
+            layers=layers.format,
+            head=table.format,
+            embedding=table.format,
+            block_size=layers.block,
+            head_block=table.block,
+            overrides=recipe.overrides,
+        )
         self.min_onnxruntime = "1.23" if self.spec.formats & BITS.keys() else "1.22"
 
     def linear(self, nodes: Nodes, x: str, *modules: str) -> str:

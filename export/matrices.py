@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from sottovoce.export.blobs import Shape
 from sottovoce.export.quantize import quantize, quantized_shapes
 from sottovoce.export.weights import CONTRIB, EMBEDDING, Nodes, Ranges, Source
 
@@ -73,7 +72,7 @@ class FloatMatrices:
         pieces = [(self._cast(nodes, name), name.removesuffix("weight") + "out") for name in names]
         return [nodes.add("Gemm", [x, rows], out, transB=1) for rows, out in pieces]
 
-    def _store(self, nodes: Nodes, name: str, shape: Shape, read: Callable[[], np.ndarray]) -> None:
+    def _store(self, nodes: Nodes, name: str, shape: tuple[int, int], read: Callable[[], np.ndarray]) -> None:
         """Reserve `name` for the matrix that `read` returns."""
         nodes.file.add({name: (self.kind, shape)}, lambda: [read().astype(self.kind, copy=False)])
 
@@ -135,7 +134,7 @@ class QuantizedMatrices:
         self,
         nodes: Nodes,
         name: str,
-        shape: Shape,
+        shape: tuple[int, int],
         make: Callable[[], tuple[np.ndarray, np.ndarray]],
         flat: bool = False,
     ) -> None:
@@ -152,7 +151,7 @@ class QuantizedMatrices:
 
         nodes.file.add({name: (np.uint8, packed), f"{name}.scales": (np.float32, scales)}, load)
 
-    def _matmul(self, nodes: Nodes, x: str, name: str, shape: Shape, bias: str) -> str:
+    def _matmul(self, nodes: Nodes, x: str, name: str, shape: tuple[int, int], bias: str) -> str:
         """x [.., K] times the quantized matrix `name` [N, K], in integers."""
         inputs = [x, name, f"{name}.scales", "", "", bias] if bias else [x, name, f"{name}.scales"]
         sizes = {"N": shape[0], "K": shape[1], "bits": self.bits, "block_size": self.block, "accuracy_level": 4}

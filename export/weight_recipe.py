@@ -1,4 +1,4 @@
-"""What a user asks of the weights: formats of the layers, of head and embedding, of exceptions, and the rounding."""
+"""What a user asks of the weights: formats of the layers, of head and embedding, and of exceptions."""
 
 import tomllib
 from collections.abc import Sequence
@@ -23,14 +23,13 @@ class WeightRecipe:
 
     `weights` and `block` are the layers'; `head` and `head_block` those of head and embedding, which share their bytes
     where the voice ties them. None leaves a choice to `matrix` and `table`. `overrides` go by module name, the last
-    that matches counts. `calibrate` rounds layers by GPTQ over the voice's own speech.
+    that matches counts.
     """
 
     weights: WeightFormat = "int8"
     block: int | None = None
     head: WeightFormat | None = None
     head_block: int | None = None
-    calibrate: bool = False
     overrides: tuple[WeightOverride, ...] = ()
 
     def __post_init__(self) -> None:
@@ -39,8 +38,6 @@ class WeightRecipe:
             _check(name, block)
         for override in self.overrides:
             _check(override.weights, override.block)
-        if self.calibrate and not any(name in BITS for name in (self.weights, *(o.weights for o in self.overrides))):
-            raise OptionError(f"--calibrate rounds int8 and int4, and the layers are {self.weights}")
 
     @property
     def table(self) -> MatrixSpec:

@@ -88,7 +88,7 @@ def test_every_weight_is_stored_once() -> None:
         ({"window": 1}, "--window 1"),
         ({"max_position": 20}, "20 positions.*lower --window or --prefix"),
         ({"cache": "int8"}, "--cache int8 takes its scales from what the voice says"),
-        ({"weights": WeightRecipe("int8", head_block=128)}, "--head-block 128 does not divide hidden_size 64: 64"),
+        ({"weights": WeightRecipe("int8", head_block=128)}, "head_block 128 does not divide hidden_size 64: 64"),
         ({"weights": WeightRecipe(overrides=(WeightOverride("*.query", "fp32"),))}, r"no module is called \*.query"),
         (
             {"weights": WeightRecipe(overrides=(WeightOverride("*.v_proj", "int4"),))},
