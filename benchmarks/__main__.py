@@ -12,6 +12,7 @@ MODULES = (
     "pruned_parameters",
     "pruned_memory",
     "pruned",
+    "patch",
 )
 
 

@@ -52,7 +52,8 @@ def spoken_rows(voice: Voice, count: int) -> list[Row]:
         speech = speak(bundle, text, find_prompt(bundle, names[number % len(names)]), seed=number)
         speech.whole()
         for job, said in zip(speech.jobs, speech.stats().sentences, strict=True):
-            rows.append(Row((*job.prefix, *(offset + code for code in said.codes)), len(job.prefix)))
+            prefix = job.utterance.prefix
+            rows.append(Row((*prefix, *(offset + code for code in said.codes)), len(prefix)))
     rows = [row for row in rows if len(row.ids) > row.prefix]
     if not rows:
         raise OptionError(f"{voice.folder} says nothing, there is no attention to look at: {_MEND}")

@@ -10,6 +10,7 @@ import onnx
 from sottovoce.errors import ParityError
 from sottovoce.export.bundle_writer import check_space, check_target, file_entries, staged_folder, tool_versions
 from sottovoce.export.decoder import DecoderParts, export_decoder
+from sottovoce.export.patch_graph import PatchOptions, export_patches
 from sottovoce.export.plan import Plan, Request, plan_export
 from sottovoce.export.verify import PARITY, BundleParity, verify_bundle
 from sottovoce.models.codec import Codec, codec_spec
@@ -63,7 +64,7 @@ def export_bundle(
 def _write(voice: Voice, plan: Plan, stage: Path, progress: Progress) -> Manifest:
     """Everything but the proof; the manifest calls the bundle failed until verification says otherwise."""
     progress.stage("writing the decoder")
-    parts = export_decoder(voice.checkpoint, plan.options, stage)
+    parts = _write_decoder(voice, plan, stage)
     progress.stage("writing codec, text and prompts")
     for name, graph in plan.codec.items():
         onnx.save(graph, stage / name)
@@ -72,6 +73,13 @@ def _write(voice: Voice, plan: Plan, stage: Path, progress: Progress) -> Manifes
         shutil.copyfile(path, stage / name)
     codec = codec_spec(Codec.load(voice.codec_folder)) if plan.codec else None
     return _write_manifest(stage, _manifest(voice, plan, parts, codec))
+
+
+def _write_decoder(voice: Voice, plan: Plan, stage: Path) -> DecoderParts:
+    """The decoder's files, of a plain voice or of one that speaks in patches."""
+    if isinstance(plan.options, PatchOptions):
+        return export_patches(voice.patches(), voice.complete().prompt, plan.options, stage)
+    return export_decoder(voice.checkpoint, plan.options, stage)
 
 
 def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | None) -> Manifest:
@@ -94,6 +102,7 @@ def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | 
         sampling=spec.sampling if spec else None,
         codec=codec,
         max_new_tokens=spec.max_new_tokens if spec else None,
+        patch=parts.patch,
         parity="failed",
         warnings=plan.warnings,
         history=spec.history if spec else [],

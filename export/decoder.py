@@ -26,6 +26,7 @@ from sottovoce.runtime.manifest import (
     HeadSpec,
     IoSpec,
     Manifest,
+    PatchSpec,
     WeightFormat,
     WeightSpec,
 )
@@ -68,11 +69,12 @@ class DecoderParts:
     head: HeadSpec
     max_position: int
     sizes: dict[str, int]
+    patch: PatchSpec | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> "DecoderParts":
         """The parts a bundle's manifest records."""
-        names = ("flavour", "min_onnxruntime", "cache", "io", "weights", "head", "max_position")
+        names = ("flavour", "min_onnxruntime", "cache", "io", "weights", "head", "max_position", "patch")
         sizes = {name: entry.size for name, entry in manifest.files.items() if name in (GRAPH, DATA)}
         return cls(**{name: getattr(manifest, name) for name in names}, sizes=sizes)
 

@@ -6,6 +6,7 @@ Nothing is shared with the runtime's loop on purpose. Slots that were never writ
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from sottovoce.export.cache_scales import Scales, kept_hidden, rounding
 from sottovoce.export.decoder import DATA, GRAPH, DecoderParts
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
+from sottovoce.export.variants import float_graph
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
+from sottovoce.models.patch.checkpoint import PatchCheckpoint
 from sottovoce.runtime.manifest import WeightFormat
 
 FLOAT_ERROR = 1e-4
@@ -41,6 +44,10 @@ WORK = 2.4e11
 
 SHORT = 24
 """Steps of every case but one where all of them together would pass WORK."""
+
+
+Source = Checkpoint | Decoder | PatchCheckpoint
+"""Where torch's weights come from."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,51 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class Compared:
-    """One case: the tokens fed after its prefix, and logits [steps + 1, V'] of both sides."""
+    """One case: the tokens fed after its prefix, and logits [steps + 1, V'] of both sides (of patches [steps, V'])."""
 
     case: Case
     fed: tuple[int, ...]
     graph: np.ndarray
     torch: np.ndarray
+
+
+class Sides(Protocol):
+    """How the graph of one kind of voice is driven, and torch beside it."""
+
+    def driver(self, exact: bool = False) -> Any:
+        """The graph, open; `exact`: its integer kernels told to use float32."""
+
+    def drive(self, case: Case, driver: Any) -> tuple[np.ndarray, list[int]]:
+        """The graph's logits over a case, and the tokens fed after its prefix."""
+
+    def expect(self, decoder: Any, prefix: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Torch's logits over the same."""
+
+
+@dataclass(frozen=True)
+class TokenSides:
+    """Of a plain voice: the logits after the prefix and after each token."""
+
+    folder: Path
+    parts: DecoderParts
+    threads: int = 1
+    scales: Scales | None = None
+    """By which torch rounds keys and values, as an int8 cache does (None: it does not)."""
+
+    def driver(self, exact: bool = False) -> Driver:
+        """See `Sides`."""
+        graph = self.folder / GRAPH
+        model = float_graph(graph).SerializeToString() if exact else None
+        return Driver(graph, self.parts.cache.groups[0], self.threads, model=model)
+
+    def drive(self, case: Case, driver: Driver) -> tuple[np.ndarray, list[int]]:
+        """See `Sides`."""
+        return drive(case, driver, self.parts)
+
+    def expect(self, decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """See `Sides`."""
+        window, ids = self.parts.cache.groups[0].window, ids_of(self.parts.head.ids)
+        return reference_logits(decoder, prefix, tokens, window, ids, self.scales)
 
 
 def random_cases(parts: DecoderParts, *, max_steps: int | None = None, seed: int = 0) -> list[Case]:
@@ -103,14 +149,19 @@ def random_cases(parts: DecoderParts, *, max_steps: int | None = None, seed: int
     cases = []
     for length in sorted({1, max(1, group.prefix - 1), group.prefix}):
         longest = min(max_steps or parts.max_position, parts.max_position - length)
-        steps = min(_lengths(parts)[length < group.prefix], longest)
+        steps = min(step_counts(parts)[length < group.prefix], longest)
         prefix, tokens = (tuple(random.choice(ids, count).tolist()) for count in (length, steps))
         cases.append(Case(f"prefix {length}", prefix, tokens))
-    greedy = min(steps, _lengths(parts)[1])
+    greedy = min(steps, step_counts(parts)[1])
     return [*cases, Case(f"prefix {len(prefix)}, greedy", prefix, None, greedy)]
 
 
-def _lengths(parts: DecoderParts) -> tuple[int, int]:
+def step_tokens(parts: DecoderParts) -> int:
+    """Tokens that a step says."""
+    return parts.patch.size if parts.patch else 1
+
+
+def step_counts(parts: DecoderParts) -> tuple[int, int]:
     """Steps of the longest random case and of each of the three others, before positions end."""
     wanted = WRAPS * (parts.cache.groups[0].window - 1) + 2
     affordable = int(WORK / parts.sizes[DATA])
@@ -121,27 +172,30 @@ def _lengths(parts: DecoderParts) -> tuple[int, int]:
 
 def wraps_of(cases: Sequence[Case], parts: DecoderParts) -> float:
     """How often the ring goes round in the longest case."""
-    return max(case.length for case in cases) / (parts.cache.groups[0].window - 1)
+    return max(case.length for case in cases) / step_tokens(parts) / (parts.cache.groups[0].window - 1)
 
 
 def wrap_failure(wraps: float, parts: DecoderParts) -> Iterator[str]:
     """A line where the ring went round less often than asked for, though positions and WORK allow it."""
     group = parts.cache.groups[0]
-    possible = min(_lengths(parts)[0], parts.max_position - group.prefix) / (group.window - 1)
+    possible = min(step_counts(parts)[0], parts.max_position - group.prefix) / (group.window - 1)
     if possible >= 1 and wraps < min(WRAPS, possible):
         yield f"the ring went round {wraps:.1f} times, {min(WRAPS, possible):.1f} are asked for"
 
 
 def check_decoder(
-    source: Checkpoint | Decoder,
+    source: Source,
     folder: Path,
     parts: DecoderParts,
     cases: Sequence[Case] | None = None,
     *,
     trained: bool = False,
     threads: int = 1,
+    sides: Sides | None = None,
 ) -> ParityReport:
     """Drive the graph in `folder` and torch over `cases` (`random_cases` by default) and compare every logit.
+
+    `sides` (None: of a plain voice) say how.
 
     Gates: fp32 weights, error ≤ 1e-4 and identical greedy tokens (fp16 cache: error ≤ 0.02 of the logits' deviation
     instead) and a ring that went round; quantized weights or int8 caches, top-1 agreement ≥ 98 % on margin steps where
@@ -149,19 +203,24 @@ def check_decoder(
     worth keeping: there figures must be finite, and `check_written` judges.
     """
     cases = random_cases(parts) if cases is None else cases
-    decoder = source.load() if isinstance(source, Checkpoint) else source
-    driver = Driver(folder / GRAPH, parts.cache.groups[0], threads)
-    compared = [compare(case, driver, decoder, parts) for case in cases]
-    return _report(compared, parts, trained)
+    sides = sides or TokenSides(folder, parts, threads)
+    return judge(compare(cases, sides, load(source)), parts, trained)
 
 
-def compare(
-    case: Case, driver: Driver, decoder: Decoder, parts: DecoderParts, scales: Scales | None = None
-) -> Compared:
+def load(source: Source) -> Any:
+    """The decoder to compare with."""
+    return source if isinstance(source, Decoder) else source.load()
+
+
+def compare(cases: Sequence[Case], sides: Sides, decoder: Any) -> list[Compared]:
     """The graph first, since it chooses the tokens of a greedy case; torch over the same tokens after it."""
-    logits, fed = drive(case, driver, parts)
-    window, ids = parts.cache.groups[0].window, ids_of(parts.head.ids)
-    return Compared(case, tuple(fed), logits, reference_logits(decoder, case.prefix, fed, window, ids, scales))
+    driver = sides.driver()
+    driven = [sides.drive(case, driver) for case in cases]
+    del driver
+    return [
+        Compared(case, tuple(fed), logits, sides.expect(decoder, case.prefix, fed))
+        for case, (logits, fed) in zip(cases, driven, strict=True)
+    ]
 
 
 def drive(case: Case, driver: Driver, parts: DecoderParts) -> tuple[np.ndarray, list[int]]:
@@ -196,7 +255,7 @@ def reference_logits(
     return logits
 
 
-def _report(compared: Sequence[Compared], parts: DecoderParts, trained: bool) -> ParityReport:
+def judge(compared: Sequence[Compared], parts: DecoderParts, trained: bool) -> ParityReport:
     """Figures and gates over all cases."""
     graph, expected = (np.concatenate([getattr(c, side) for c in compared]) for side in ("graph", "torch"))
     same = graph.argmax(-1) == expected.argmax(-1)

@@ -1,6 +1,7 @@
-"""A driver of a patch voice's `decoder.onnx`, for parity checks: the contract of `patch_graph.py` as its words go.
+"""A driver of a patch voice's `decoder.onnx`, for parity checks: `runtime/patch_contract.py` as its words go.
 
-One `session.run` for each patch; the first one reads the prefix as well.
+One `session.run` for each patch; the first one reads the prefix as well. The runtime's loop is not used here on
+purpose: a mistake in reading the contract must not be made twice.
 """
 
 import math
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from sottovoce.export.decoder import DecoderParts
 from sottovoce.export.drive import GARBAGE, HIDDEN
-from sottovoce.models.patch.config import PatchConfig
-from sottovoce.runtime.manifest import CacheGroup, CacheSpec, SamplingSpec
+from sottovoce.export.head import ids_of
+from sottovoce.export.patch_told import LOGITS, TOLD
+from sottovoce.runtime.manifest import CacheGroup, SamplingSpec
 from sottovoce.runtime.philox import uniforms
 
 Feed = dict[str, np.ndarray]
@@ -22,7 +25,7 @@ NEVER = 1 << 62
 
 
 def sampling_feed(spec: SamplingSpec, logits: int, drawn: int, seed: int, min_tokens: int, tokens: int) -> Feed:
-    """Inputs of `SAMPLING_INPUTS` but the history, for the next `tokens` after `drawn` ones; V' = `logits`."""
+    """`SAMPLING_INPUTS` but the history, for the next `tokens` after `drawn` ones; V' = `logits`, without a bias."""
     greedy = spec.temperature == 0
     top_k = 1 if greedy else min(spec.top_k or logits, logits)
     redraws = spec.ras_window > 0 and not greedy
@@ -31,6 +34,7 @@ def sampling_feed(spec: SamplingSpec, logits: int, drawn: int, seed: int, min_to
         "temperature": np.array(1 if greedy else spec.temperature, np.float32),
         "top_k": np.array([top_k], np.int64),
         "top_p": np.array(1 if greedy else spec.top_p, np.float32),
+        "logit_bias": np.zeros(logits, np.float32),
         "repetition_penalty": np.array(spec.repetition_penalty, np.float32),
         "repetition_window": np.array(spec.repetition_window, np.int64),
         "ras_window": np.array(spec.ras_window, np.int64),
@@ -49,34 +53,63 @@ class PatchDriver:
     """One utterance after the other over one set of buffers; past and present are the same memory."""
 
     def __init__(
-        self, graph: Path, cache: CacheSpec, config: PatchConfig, codes: range, logits: int, garbage: float = GARBAGE
+        self,
+        graph: Path,
+        parts: DecoderParts,
+        codes: range,
+        threads: int = 1,
+        garbage: float = GARBAGE,
+        model: bytes | None = None,
     ) -> None:
-        """Load `graph` with V' = `logits`; slots hold noise of scale `garbage`."""
+        """Load `graph` (or `model`, a variant over the same weights); `codes` are token ids, slots hold noise."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._cache, self._config, self._codes, self._logits = cache, config, codes, logits
-        self.patch = config.patch
-        shapes = {node.name: node.shape for node in self._session.get_inputs()}
-        self._width = shapes["speaker"][-1] if config.speaker == "pooled" else 0
-        self._buffers = [_buffers(group, garbage) for group in cache.groups]
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+        self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
+        assert parts.patch is not None
+        self._spec, self._codes, self._ids = parts.patch, codes, ids_of(parts.head.ids)
+        self.patch = parts.patch.size
+        self._backbone = parts.cache.groups[0]
+        self._buffers = [_buffers(group, garbage) for group in parts.cache.fed]
+        self._tells = TOLD in {node.name for node in self._session.get_inputs()}
+        self._told: list[int] = []
         self.runs = 0
 
     def begin(self, spec: SamplingSpec, seed: int, min_tokens: int = 0) -> None:
         """A new utterance: nothing is visible in any slot, whatever lies there."""
-        backbone = self._cache.groups[0]
-        self._spec, self._seed, self._min_tokens, self._drawn = spec, seed, min_tokens, 0
+        self._sampling, self._seed, self._min_tokens, self._drawn = spec, seed, min_tokens, 0
         self._history = empty_history(spec)
-        self._visible = np.zeros(backbone.slots, bool)
+        self._visible = np.zeros(self._backbone.slots, bool)
         self._position = self._generated = 0
-        self._held = np.full(self._config.window - 1, -1)
+        self._held = np.full((self._spec.window or 1) - 1, -1)
         self._heard = 0
-        if self._width:
-            self._speaker = np.zeros((1, 1, self._width), np.float32)
+        self._speaker = np.zeros((1, 1, self._spec.speaker), np.float32)
+        self.tokens: list[int] = []
+        """All that were drawn, a stop included."""
+        self.logits: list[np.ndarray] = []
+        """Of a graph that is told what to say: those that each of its tokens was told over, [V']."""
+
+    def follow(self, prefix: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Logits [len(tokens), V'] over which a graph that is told says `tokens` after `prefix`; a stop ends them."""
+        self.begin(SamplingSpec(), 0)
+        self._told = [self._ids.index(token) for token in tokens]
+        self.prefill(prefix)
+        for start in range(self.patch, len(tokens), self.patch):
+            self.step(tokens[start - self.patch : start])
+        return np.stack(self.logits[: len(tokens)])
+
+    def speak(self, prefix: Sequence[int], patches: int) -> list[int]:
+        """The tokens drawn after `prefix` once begun, a stop included, in at most so many `patches`."""
+        said = self.prefill(prefix)
+        for _ in range(patches - 1):
+            if len(said) < self.patch:
+                break
+            said = self.step(said)
+        return self.tokens
 
     def prefill(self, ids: Sequence[int]) -> list[int]:
         """Read the prefix with its clip, in one run → the tokens of the first patch, fewer than k at the end."""
-        k = self._config.patch
+        k = self.patch
         text = [token for token in ids if token not in self._codes] or [0]
         clip = [token for token in ids if token in self._codes]
         count = -(-len(clip) // k)
@@ -99,14 +132,14 @@ class PatchDriver:
 
     def step(self, said: Sequence[int]) -> list[int]:
         """Feed the k tokens of the last patch → those of the next."""
-        slots = self._cache.groups[0].slots
+        group = self._backbone
         self._visible[-1] = True
         bias = np.where(self._visible, np.float32(0), HIDDEN)[None, None, None]
         share = np.zeros((1, 1, 1), np.float32)
         tokens = self._run([0], np.array([said], np.int64), [1], share, bias, self._said_feed())
-        slot = self._cache.groups[0].prefix + self._generated % (self._cache.groups[0].window - 1)
+        slot = group.prefix + self._generated % (group.window - 1)
         for buffer in self._buffers[0]:
-            buffer[:, :, slot] = buffer[:, :, slots - 1]
+            buffer[:, :, slot] = buffer[:, :, group.slots - 1]
         self._visible[slot] = True
         self._generated += 1
         self._position += 1
@@ -120,15 +153,15 @@ class PatchDriver:
 
     def _said_feed(self) -> Feed:
         """What it is told of the next k tokens of what is said: `_held` are in the ring, these behind it."""
-        places = self._heard + np.arange(self._config.patch)
+        places = self._heard + np.arange(self.patch)
         return self._compressor_feed(places, len(self._held) + len(places), np.append(self._held, places))
 
     def _compressor_feed(self, queries: np.ndarray, total: int, held: np.ndarray) -> Feed:
         """Of tokens at positions `queries`, over slots with the tokens `held`, -1 for none."""
-        if len(self._cache.groups) == 1:
+        if self._spec.window is None:
             return {}
         ages = queries[:, None] - held
-        bias = np.where((held >= 0) & (ages >= 0) & (ages < self._config.window), np.float32(0), HIDDEN)
+        bias = np.where((held >= 0) & (ages >= 0) & (ages < self._spec.window), np.float32(0), HIDDEN)
         return {
             "compressor.position_ids": queries[None].astype(np.int64),
             "compressor.seqlens_k": np.array([total - 1], np.int32),
@@ -139,18 +172,18 @@ class PatchDriver:
     def _keep_said(self) -> None:
         """Move what was said into the compressor's ring, token t to slot t mod (w − 1)."""
         ring = len(self._held)
-        for token in range(self._config.patch if ring else 0):
+        for token in range(self.patch if ring else 0):
             slot = (self._heard + token) % ring
             self._held[slot] = self._heard + token
             for buffer in [buffer for buffers in self._buffers[1:] for buffer in buffers]:
                 buffer[:, :, slot] = buffer[:, :, ring + token]
-        self._heard += self._config.patch
+        self._heard += self.patch
 
     def _run(
         self, text: list[int], rows: np.ndarray, source: list[int], share: np.ndarray, bias: np.ndarray, more: Feed
     ) -> list[int]:
         """One pass → the tokens to be heard."""
-        k, total = self._config.patch, bias.shape[-1]
+        k, total = self.patch, bias.shape[-1]
         feed = {
             "input_ids": np.array([text], np.int64),
             "patch_ids": rows,
@@ -160,21 +193,26 @@ class PatchDriver:
             "total_sequence_length": np.array(total, np.int32),
             "attention_bias": np.ascontiguousarray(bias, np.float32),
             "history": self._history,
-            **sampling_feed(self._spec, self._logits, self._drawn, self._seed, self._min_tokens, k),
+            **sampling_feed(self._sampling, len(self._ids), self._drawn, self._seed, self._min_tokens, k),
             **more,
         }
-        if self._width:
+        if self._spec.speaker:
             feed |= {"speaker": self._speaker, "speaker_share": share}
-        tokens, count, self._history, *speaker = self._bound(feed)
-        if speaker:
-            self._speaker = speaker[0]
+        if self._tells:
+            told = self._told[self._drawn : self._drawn + k]
+            feed[TOLD] = np.array(told + told[:1] * (k - len(told)), np.int64)
+        made = self._bound(feed)
+        tokens, self._history = made["token_ids"], made["next_history"]
+        self._speaker = made.get("next_speaker", self._speaker)
+        self.logits += list(made.get(LOGITS, ()))
+        self.tokens += tokens.tolist()
         self._drawn += len(tokens)
         self.runs += 1
-        heard: list[int] = tokens[: int(count)].tolist()
+        heard: list[int] = tokens[: int(made["count"])].tolist()
         return heard
 
-    def _bound(self, feed: Feed) -> list[np.ndarray]:
-        """Outputs but the caches, which are bound to their own inputs."""
+    def _bound(self, feed: Feed) -> Feed:
+        """Outputs by name but the caches, which are bound to their own inputs."""
         binding = self._session.io_binding()
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)
@@ -188,7 +226,8 @@ class PatchDriver:
             binding.bind_ortvalue_input(f"past_key_values.{name}", value)
             binding.bind_ortvalue_output(f"present.{name}", value)
         self._session.run_with_iobinding(binding)
-        return [value.numpy().copy() for value in binding.get_outputs()[: len(names)]]
+        values = binding.get_outputs()[: len(names)]
+        return {name: value.numpy().copy() for name, value in zip(names, values, strict=True)}
 
 
 def _buffers(group: CacheGroup, garbage: float) -> list[np.ndarray]:

@@ -9,15 +9,15 @@ from onnx.numpy_helper import from_array
 
 from sottovoce.export.head import Ranges
 from sottovoce.export.layers import Layers, Wires, rotary_rows
-from sottovoce.export.token_loop import Shape
+from sottovoce.export.token_loop import BODY_LOGITS, Shape
 from sottovoce.export.weights import CONTRIB, Nodes, Weights
 from sottovoce.models.patch.config import PatchConfig
+from sottovoce.runtime.patch_contract import COMPRESSOR
 
 HIDDEN = np.float32(-1e30)
 _PARTS = ("key", "value")
 
-COMPRESSOR_WIRES = ("compressor.seqlens_k", "compressor.total_sequence_length", "compressor.attention_bias")
-COMPRESSOR_POSITIONS = "compressor.position_ids"
+_POSITIONS = f"{COMPRESSOR}position_ids"
 
 
 def constant(nodes: Nodes, name: str, value: object, kind: type[np.generic] = np.float32) -> str:
@@ -53,8 +53,10 @@ class CompressorNodes:
         wires = Wires()
         shape = config.compressor_layers.tokens(backbone)
         if self.layers:
-            rotary = (*rotary_rows(nodes, shape, positions, "compressor.rotary"), COMPRESSOR_POSITIONS)
-            wires = Wires(*COMPRESSOR_WIRES, rotary)
+            rotary = (*rotary_rows(nodes, shape, positions, "compressor.rotary"), _POSITIONS)
+            names = ("seqlens_k", "total_sequence_length", "attention_bias")
+            seqlens, total, bias = (f"{COMPRESSOR}{name}" for name in names)
+            wires = Wires(seqlens, total, bias, rotary)
         self.tokens = Layers(nodes, weights, shape, wires)
         self.across = Across(nodes, weights, config.compressor_layers.cross(backbone), wires)
         width = backbone.hidden_size
@@ -143,7 +145,7 @@ class ExtractorNodes:
         flat = body.integers("extractor.flat", [1, self.width])
         hidden = body.add("Reshape", [tokens.norm(x, "extractor.norm"), flat], "extractor.hidden")
         joined = body.add("Concat", self.weights.head(body, hidden, self.ranges), "lm_head", axis=1)
-        return body.add("Squeeze", [joined, body.integers("extractor.row", [0])], "logits")
+        return body.add("Squeeze", [joined, body.integers("extractor.row", [0])], BODY_LOGITS)
 
     def embed(self, body: Nodes, ids: str, step: str) -> str:
         """Token id [1,1] by the backbone's embedding, whichever of the k it is."""

@@ -1,8 +1,8 @@
 """The sampler inside a graph: logits → the index that `runtime/sampling.py` draws, rule for rule and tie for tie.
 
-What is asked for comes in by inputs, so that one graph serves every option. Letters: V' logits, R indices remembered,
-J tokens drawn by one run. The engine's `Exp` and sums round unlike numpy's in the last bit: where a uniform or top-p
-falls into such a gap, the draw may be another.
+What is asked for comes in by inputs (`SAMPLING_INPUTS` of `runtime/patch_contract.py`), so that one graph serves every
+option. Letters: V' logits, R indices remembered, J tokens drawn by one run. The engine's `Exp` and sums round unlike
+numpy's in the last bit: where a uniform or top-p falls into such a gap, the draw may be another.
 """
 
 import numpy as np
@@ -12,26 +12,9 @@ from onnx.numpy_helper import from_array
 
 from sottovoce.export.head import Ranges, ids_of
 from sottovoce.export.weights import Nodes
-from sottovoce.runtime.manifest import TensorSpec
 
-SAMPLING_INPUTS = (
-    TensorSpec("temperature", "tensor(float)", ()),
-    TensorSpec("top_k", "tensor(int64)", (1,)),
-    TensorSpec("top_p", "tensor(float)", ()),
-    TensorSpec("repetition_penalty", "tensor(float)", ()),
-    TensorSpec("repetition_window", "tensor(int64)", ()),
-    TensorSpec("ras_window", "tensor(int64)", ()),
-    TensorSpec("ras_limit", "tensor(int64)", ()),
-    TensorSpec("wait", "tensor(int64)", ()),
-    TensorSpec("uniforms", "tensor(float)", ("J", 2)),
-    TensorSpec("history", "tensor(int64)", ("R",)),
-)
-"""What the sampler is told.
-
-`top_k` 1..V' (greedy is 1, with `temperature` and `top_p` 1); `ras_limit`: as often among the last `ras_window` as
-starts a redraw, more than R for never; no stop among the first `wait` tokens; `uniforms`: draw and redraw of each token
-of this run; `history`: the last R indices drawn, -1 before the first, R ≥ both windows.
-"""
+INDEX = "index"
+"""What the index that is drawn is called inside the graph."""
 
 
 class GraphSampler:
@@ -68,7 +51,7 @@ class GraphSampler:
 
     def draw(self, nodes: Nodes, logits: str, history: str, step: str) -> str:
         """The index [] int64 of token number `step` [] of this run, from `logits` [V'] and indices `history` [R]."""
-        scores = self._penalised(nodes, logits, history)
+        scores = self._penalised(nodes, nodes.add("Add", [logits, "logit_bias"], "biased"), history)
         waiting = nodes.add("And", ["sampler.stops", nodes.add("Less", [step, "wait"], "wait.on")], "wait.stops")
         scores = nodes.add("Where", [waiting, "sampler.hidden", scores], "wait.scores")
         scores = nodes.add("Div", [scores, "temperature"], "scores")
@@ -107,7 +90,7 @@ class GraphSampler:
             name: make_graph(branch.nodes, name, [], [make_tensor_value_info(branch.nodes[-1].output[0], _INT64, [])])
             for name, branch in (("then_branch", redraw), ("else_branch", keep))
         }
-        return nodes.add("If", [again], "index", **branches)
+        return nodes.add("If", [again], INDEX, **branches)
 
 
 _INT64 = TensorProto.INT64

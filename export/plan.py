@@ -12,6 +12,7 @@ from sottovoce.export.codec_graph import codec_graphs
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, plan_decoder
 from sottovoce.export.head import check_ranges, ids_of, speech_ranges
 from sottovoce.export.heard import heard
+from sottovoce.export.patch_graph import PatchOptions, plan_patches
 from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
@@ -38,7 +39,7 @@ class Request:
 class Plan:
     """A request that can be honoured: `sizes` maps file name → bytes, without parity.json and the manifest."""
 
-    options: DecoderOptions
+    options: DecoderOptions | PatchOptions
     parts: DecoderParts
     codec: dict[str, onnx.ModelProto]
     copies: dict[str, Path]
@@ -48,9 +49,13 @@ class Plan:
 
 def plan_export(voice: Voice, request: Request) -> Plan:
     """Check `request` against `voice`; raises OptionError or VoiceError where it cannot be honoured."""
-    voice.refuse_patches("export knows voices of tokens alone, export the one that it was made of")
+    if request.decoder_only:
+        voice.refuse_patches("--decoder-only takes a decoder of tokens, export the voice whole")
     options = _decoder_only(voice, request) if request.decoder_only else _speaking(voice, request)
-    parts = plan_decoder(voice.checkpoint, options)
+    if isinstance(options, PatchOptions):
+        parts = plan_patches(voice.patches(), voice.complete().prompt, options)
+    else:
+        parts = plan_decoder(voice.checkpoint, options)
     codec = {} if request.decoder_only else codec_graphs(_codec(voice))
     copies = {} if request.decoder_only else _copies(voice)
     sizes = parts.sizes | {name: graph.ByteSize() for name, graph in codec.items()}
@@ -74,24 +79,31 @@ def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
     return replace(options, heard=random_utterances(ids, request.prefix, window))
 
 
-def _speaking(voice: Voice, request: Request) -> DecoderOptions:
-    """Options for a whole voice: the ring of a full window holds the longest utterance and never wraps."""
-    spec = voice.spec
-    assert spec is not None
+def _speaking(voice: Voice, request: Request) -> DecoderOptions | PatchOptions:
+    """Options for a whole voice: the ring of a full window holds the longest utterance and never wraps.
+
+    A patch voice counts its window in patches.
+    """
+    spec = voice.complete()
     if request.head_ids is not None:
         raise OptionError("--head-ids goes with --decoder-only: a voice keeps its codes and stop ids")
-    prefix = spec.prefix if request.prefix is None else request.prefix
-    asked = request.window if request.window is not None else spec.window or "full"
-    window = spec.max_new_tokens + 1 if asked == "full" else asked
+    prefix = spec.slots if request.prefix is None else request.prefix
+    asked = spec.cached if request.window is None else request.window
+    window = spec.steps + 1 if asked == "full" else asked
     _check_slots(prefix, window)
     fixed = sum(isinstance(item, int) for item in spec.prompt.layout)
     if prefix <= fixed:
         raise OptionError(f"--prefix {prefix}: the layout alone takes {fixed} slots, at least {fixed + 1} are needed")
+    positions = prefix + max(window, spec.steps)
+    if spec.patch is not None:
+        if request.cache != "fp32":
+            raise OptionError(f"--cache {request.cache}: the caches of a patch voice are fp32 so far")
+        return PatchOptions(request.weights, prefix, window, spec.prompt.max_prompt_codes, positions)
     return DecoderOptions(
         weights=request.weights,
         prefix=prefix,
         window=window,
-        max_position=prefix + max(window, spec.max_new_tokens),
+        max_position=positions,
         head_ranges=speech_ranges(spec.prompt),
         cache=request.cache,
         heard=heard(voice, prefix) if request.cache == "int8" else (),
@@ -115,22 +127,20 @@ def _check_slots(prefix: int, window: int) -> None:
         raise OptionError(f"--window {window}: at least 2, the current token and one before it")
 
 
-def _warnings(voice: Voice, options: DecoderOptions, parts: DecoderParts) -> list[str]:
+def _warnings(voice: Voice, options: DecoderOptions | PatchOptions, parts: DecoderParts) -> list[str]:
     """What a user should know and the manifest records."""
     found, spec = [], voice.spec
-    if options.cache == "int8" and (spec is None or not voice.prompts()):
+    if isinstance(options, DecoderOptions) and options.cache == "int8" and (spec is None or not voice.prompts()):
         found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
     if "fp16" in parts.weights.formats:
         found.append("fp16 is a file format: the CPU engine holds float32, twice as much, and is no faster for it")
     if spec is not None:
-        full = spec.max_new_tokens + 1
+        full, prefix = spec.steps + 1, spec.slots
         if options.window < min(spec.window or full, full):
             trained = f"of {spec.window}" if spec.window else "that never wraps"
             found.append(f"window {options.window} is below the trained one {trained}: expect worse speech")
-        if options.prefix < spec.prefix:
-            found.append(
-                f"prefix {options.prefix} is below the voice's {spec.prefix}: long sentences or clips won't fit"
-            )
+        if options.prefix < prefix:
+            found.append(f"prefix {options.prefix} is below the voice's {prefix}: long sentences or clips won't fit")
         reach = voice.checkpoint.config.max_position
         if options.max_position > reach:
             found.append(f"positions go up to {options.max_position - 1}, the checkpoint was made for {reach}")

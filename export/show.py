@@ -29,6 +29,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     show_rows(console, "files (parity.json and manifest.json come on top)", [*files, ("total", size_text(total))])
     cache = [
         ("prefix P + window W", f"{group.prefix} + {group.window} slots, {group.dtype}"),
+        *([("tokens to a step", str(plan.parts.patch.size))] if plan.parts.patch else []),
         ("cache, constant while it speaks", size_text(plan.parts.cache.bytes)),
         ("longest position", str(plan.parts.max_position - 1)),
         ("weights", weights_text(plan.parts.weights)),
@@ -70,6 +71,13 @@ def show_parity(console: Console, parity: BundleParity) -> None:
         if parity.written.cache_error is not None:
             rows.append(("rms logit error of the int8 cache alone", f"{parity.written.cache_error:.1e}"))
         show_rows(console, "decoder.onnx against torch on the weights written", rows)
+    if parity.drawn:
+        rows = [
+            ("tokens drawn", str(parity.drawn.tokens)),
+            ("the sampler's from the graph's logits", f"{parity.drawn.graph:.2%}"),
+            *([("the sampler's from torch's", f"{parity.drawn.torch:.2%}")] if parity.drawn.torch is not None else []),
+        ]
+        show_rows(console, "what decoder.onnx draws against the runtime's sampler", rows)
     if parity.codec:
         rows = [
             ("codes compared", str(parity.codec.codes)),

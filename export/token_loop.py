@@ -15,6 +15,9 @@ from sottovoce.export.weights import Nodes
 
 Shape = tuple[int, ...]
 
+STEP, BODY_LOGITS = "loop.step", "logits"
+"""What the number of a token, and its logits, are called inside the loop."""
+
 
 class LocalDecoder(Protocol):
     """What says the tokens: `states` are its float tensors by name, of which every run begins with zeros."""
@@ -58,7 +61,7 @@ class TokenLoop:
 
     def _body(self) -> GraphProto:
         """One token."""
-        body, step = Nodes(self.nodes.source, self.nodes.file), "loop.step"
+        body, step = Nodes(self.nodes.source, self.nodes.file), STEP
         logits = self.decoder.step(body, "loop.x", step)
         index = self.sampler.draw(body, logits, "loop.history", step)
         token = body.add("Gather", ["sampler.ids", index], "loop.token")

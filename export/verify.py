@@ -4,7 +4,7 @@ The speech cases are real ones: preset speakers, sentences, and the tokens that 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from sottovoce.export.codec_parity import CodecReport, check_codec
 from sottovoce.export.decoder import DecoderParts
 from sottovoce.export.heard import SENTENCES, speakers
 from sottovoce.export.parity import Case, ParityReport, check_decoder, random_cases
+from sottovoce.export.patch_parity import DrawnReport, PatchSides, check_patches, patch_cases
 from sottovoce.export.written_parity import WrittenReport, check_written
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle
-from sottovoce.runtime.manifest import Prompt, WeightFormat, parse
-from sottovoce.runtime.prefix import build_prefix, text_room
+from sottovoce.runtime.manifest import Manifest, Prompt, WeightFormat, parse
+from sottovoce.runtime.prefix import build_prefix, prefix_slots, text_room
 from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak
 from sottovoce.runtime.strict_json import read_json
@@ -34,7 +35,7 @@ UNTRAINED_STEPS = 64
 @dataclass(frozen=True)
 class BundleParity:
     """`parity.json`: the decoder against the checkpoint; where it is quantized, against its own weights as well; the
-    codec of a bundle that speaks; and the tools used.
+    codec of a bundle that speaks; the tools used; and what the graph of a patch voice draws by itself.
     """
 
     schema: int
@@ -45,11 +46,12 @@ class BundleParity:
     codec: CodecReport | None
     threads: int
     tools: dict[str, str]
+    drawn: DrawnReport | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:
         """One line per missed gate."""
-        parts = (self.decoder, self.written, self.codec)
+        parts = (self.decoder, self.written, self.codec, self.drawn)
         return tuple(line for part in parts if part for line in part.failures)
 
     def to_json(self) -> str:
@@ -73,27 +75,50 @@ def verify_bundle(folder: Path, voice: Voice, threads: int = 1) -> BundleParity:
     manifest = bundle.manifest
     if manifest.source != voice.checkpoint.sha256():
         raise VoiceError(f"{voice.folder} is not the voice that {folder} was exported from: their hashes differ")
-    speaks = manifest.codec is not None
-    parts = DecoderParts.of(manifest)
-    cases = _cases(bundle, parts)
+    parts, speech = DecoderParts.of(manifest), speech_cases(bundle) if bundle.speaking else []
     del bundle  # its weights need not lie in memory beside torch's
-    decoder = check_decoder(voice.checkpoint, folder, parts, cases, trained=speaks, threads=threads)
-    rounded = manifest.weights.formats != {"fp32"} or manifest.cache.groups[0].dtype == "int8"
-    written = check_written(voice.checkpoint, folder, parts, threads=threads) if rounded else None
+    if manifest.patch is None:
+        decoder, written, drawn = _check_tokens(voice, folder, parts, speech, threads)
+    else:
+        decoder, written, drawn = _check_patches(voice, folder, manifest, speech, threads)
     codec = None
     if manifest.codec is not None:
         sequences = [prompt.codes for prompt in voice.prompts().values()]
         codec = check_codec(Codec.load(voice.codec_folder), folder, manifest.codec, sequences, threads)
-    found = BundleParity(1, True, manifest.weights.layers, decoder, written, codec, threads, tool_versions())
+    found = BundleParity(1, True, manifest.weights.layers, decoder, written, codec, threads, tool_versions(), drawn)
     return replace(found, passed=not found.failures)
 
 
-def _cases(bundle: Bundle, parts: DecoderParts) -> list[Case]:
+Checked = tuple[ParityReport, WrittenReport | None, DrawnReport | None]
+
+
+def _check_tokens(voice: Voice, folder: Path, parts: DecoderParts, speech: list[Case], threads: int) -> Checked:
+    """The decoder of a plain voice, or of a bare checkpoint, which has no `speech`."""
+    cases = _cases(parts, speech)
+    decoder = check_decoder(voice.checkpoint, folder, parts, cases, trained=bool(speech), threads=threads)
+    rounded = parts.weights.formats != {"fp32"} or parts.cache.groups[0].dtype == "int8"
+    written = check_written(voice.checkpoint, folder, parts, threads=threads) if rounded else None
+    return decoder, written, None
+
+
+def _cases(parts: DecoderParts, speech: list[Case]) -> list[Case]:
     """Random prefixes for the cache contract, which fp32 must meet exactly; speech, which judges quantized weights."""
     random = random_cases(parts) if parts.weights.formats == {"fp32"} else []
-    if bundle.speaking is None:
+    if not speech:
         return random or random_cases(parts, max_steps=UNTRAINED_STEPS)[:1]
-    return [*random, *speech_cases(bundle)]
+    return [*random, *speech]
+
+
+def _check_patches(voice: Voice, folder: Path, manifest: Manifest, speech: list[Case], threads: int) -> Checked:
+    """The decoder of a patch voice: the same two, and what it draws."""
+    prompt, sampling, parts = manifest.prompt, manifest.sampling, DecoderParts.of(manifest)
+    assert prompt is not None and sampling is not None
+    sides, patches = PatchSides(folder, parts, prompt, threads), voice.patches()
+    random = patch_cases(parts, prompt, voice.checkpoint.config.vocab_size)
+    quantized = parts.weights.formats != {"fp32"}
+    decoder, drawn = check_patches(patches, sides, speech if quantized else [*random, *speech], sampling)
+    written = check_written(patches, folder, parts, random, sides=sides) if quantized else None
+    return decoder, written, drawn
 
 
 def speech_cases(bundle: Bundle) -> list[Case]:
@@ -112,5 +137,11 @@ def _spoken(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:
     for number, (sentence, said) in enumerate(zip(sentences, speech.stats().sentences, strict=True), 1):
         prefix = build_prefix(bundle, sentence.ids, prompt)
         tokens = (*(spec.code_offset + code for code in said.codes), spec.stop[0])
-        tokens = tokens[: bundle.manifest.max_position - len(prefix)]
+        tokens = tokens[: _room(bundle, prefix)]
         yield Case(f"{name}: sentence {number}", prefix, tokens, len(tokens))
+
+
+def _room(bundle: Bundle, prefix: Sequence[int]) -> int:
+    """Tokens that can follow `prefix` before positions end."""
+    manifest = bundle.manifest
+    return (manifest.max_position - prefix_slots(manifest, prefix)) * (manifest.patch.size if manifest.patch else 1)

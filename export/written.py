@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import torch
 from onnx.helper import tensor_dtype_to_np_dtype
+from torch import nn
 
 from sottovoce.export.decoder import DATA, GRAPH
-from sottovoce.export.weights import Source
-from sottovoce.models.checkpoint import Checkpoint
-from sottovoce.models.decoder import Decoder
+from sottovoce.export.variants import every_node
 
 SCALES = ".scales"
 _HEAD = "lm_head.weight"
+_BACKBONE = "backbone."
+"""What a decoder of patches calls the matrices of the decoder inside it by, and the graph does not."""
 _ROWS = 4096
 
 
@@ -28,10 +29,10 @@ class WrittenWeights:
         """Reads the graph; the data stays on disk."""
         graph = onnx.load(folder / GRAPH, load_external_data=False).graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        attributes = {name: {a.name: a.i for a in node.attribute} for node in graph.node for name in node.input}
+        attributes = {name: {a.name: a.i for a in node.attribute} for node in every_node(graph) for name in node.input}
         self._bits = {name: found["bits"] for name, found in attributes.items() if "bits" in found}
-        casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
-        self._transposed = {casts.get(node.input[1]) for node in graph.node if node.op_type == "MatMul"}
+        casts = {node.output[0]: node.input[0] for node in every_node(graph) if node.op_type == "Cast"}
+        self._transposed = {casts.get(node.input[1]) for node in every_node(graph) if node.op_type == "MatMul"}
         self._data = np.memmap(folder / DATA, np.uint8, "r")
 
     def rounded(self) -> list[str]:
@@ -76,19 +77,13 @@ class WrittenWeights:
 
 
 @torch.no_grad()
-def load_written(source: Checkpoint | Decoder, folder: Path, head_ids: Sequence[int]) -> tuple[Decoder, float]:
-    """A torch decoder with the matrices written in `folder`, everything else from `source`; and their largest error.
+def load_written(decoder: nn.Module, folder: Path, head_ids: Sequence[int]) -> float:
+    """Put the matrices written in `folder` in the place of `decoder`'s own; their largest error.
 
-    The error is |written − source| in units of the block's scale. Rows of an untied head that were not kept are the
-    source's.
+    The error is |written − own| in units of the block's scale. Rows of an untied head that were not kept stay.
     """
-    weights, reader = WrittenWeights(folder), Source(source)
-    with torch.device("meta"):
-        decoder = Decoder(source.config)
-    decoder.to_empty(device="cpu")
-    parameters, errors = dict(decoder.named_parameters()), [0.0]
-    for name, parameter in parameters.items():
-        parameter.copy_(torch.from_numpy(reader.read(name)))
+    weights, errors = WrittenWeights(folder), [0.0]
+    parameters = {name.removeprefix(_BACKBONE): parameter for name, parameter in decoder.named_parameters()}
     for name in weights.rounded():
         if name in parameters:  # pieces of a tied head are rows of the embedding once more
             start = 0
@@ -96,7 +91,7 @@ def load_written(source: Checkpoint | Decoder, folder: Path, head_ids: Sequence[
                 kept = np.array(head_ids) if member == _HEAD else np.arange(len(parameters[member]))
                 errors += _replace(parameters[member], kept, weights, name, start)
                 start += len(kept)
-    return decoder.eval(), float(np.max(errors))  # NaN stays NaN
+    return float(np.max(errors))  # NaN stays NaN
 
 
 def _replace(

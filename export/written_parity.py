@@ -5,29 +5,28 @@ says what torch says with the written matrices; and as shipped, integer kernels 
 int8 cache torch rounds keys and values by the scales that were written, and a fourth gate holds what that costs.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from sottovoce.export.decoder import GRAPH, DecoderParts
-from sottovoce.export.drive import Driver
+from sottovoce.export.decoder import DecoderParts
 from sottovoce.export.head import ids_of
 from sottovoce.export.parity import (
     HALF_ERROR,
     Case,
-    Compared,
+    Sides,
+    Source,
+    TokenSides,
     compare,
-    drive,
     random_cases,
-    reference_logits,
+    step_tokens,
     wrap_failure,
     wraps_of,
 )
 from sottovoce.export.written import WrittenWeights, load_written
-from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.manifest import WeightFormat
 
@@ -77,33 +76,36 @@ class WrittenReport:
 
 
 def check_written(
-    source: Checkpoint | Decoder,
+    source: Source,
     folder: Path,
     parts: DecoderParts,
     cases: Sequence[Case] | None = None,
     *,
     threads: int = 1,
+    sides: Sides | None = None,
 ) -> WrittenReport:
     """Compare the quantized graph in `folder` with torch on the matrices read back from it (`random_cases` by default).
 
     Raises nothing for a bad graph: its failures are in the report.
     """
     cases = random_cases(parts) if cases is None else cases
-    decoder, weight_error = load_written(source, folder, ids_of(parts.head.ids))
-    driver = Driver(folder / GRAPH, parts.cache.groups[0], threads)
-    layers = decoder.config.layers
-    scales = WrittenWeights(folder).scales(layers) if parts.cache.groups[0].dtype == "int8" else None
-    compared = [compare(case, driver, decoder, parts, scales) for case in cases]
-    unrounded = None if scales is None else [_unrounded(found, decoder, parts) for found in compared]
+    plain = sides or TokenSides(folder, parts, threads)
+    decoder = copy.deepcopy(source) if isinstance(source, Decoder) else source.load()
+    weight_error = load_written(decoder, folder, ids_of(parts.head.ids))
+    unrounded, sides = None, plain
+    if parts.cache.groups[0].dtype == "int8":
+        sides = TokenSides(folder, parts, threads, WrittenWeights(folder).scales(parts.cache.groups[0].layers))
+    compared = compare(cases, sides, decoder)
+    if sides is not plain:
+        unrounded = [plain.expect(decoder, found.case.prefix, found.fed) for found in compared]
     shipped, expected = (np.concatenate([getattr(c, side) for c in compared]) for side in ("graph", "torch"))
     deviation = max(float(expected.std()), 1e-30)
-    del driver, decoder  # their weights need not lie beside those of the second session
-    exact = Driver(folder / GRAPH, parts.cache.groups[0], threads, model=float_graph(folder / GRAPH))
-    errors = []
+    del decoder  # its weights need not lie beside those of the second session
+    exact, errors = sides.driver(exact=True), []
     for found in compared:
-        steps = min(found.case.length, FLOAT_STEPS)
-        logits = drive(replace(found.case, tokens=found.fed[:steps]), exact, parts)[0]
-        errors.append(np.abs(logits - found.torch[: steps + 1]).max())
+        fed = found.fed[: min(found.case.length, FLOAT_STEPS * step_tokens(parts))]
+        logits = sides.drive(replace(found.case, tokens=fed), exact)[0]
+        errors.append(np.abs(logits - found.torch[: len(logits)]).max())
     report = WrittenReport(
         cases=tuple(case.name for case in cases),
         steps=len(shipped),
@@ -117,26 +119,9 @@ def check_written(
     return replace(report, failures=tuple(_failures(report, parts)))
 
 
-def _unrounded(found: Compared, decoder: Decoder, parts: DecoderParts) -> np.ndarray:
-    """What torch says to the same tokens over a cache of floats, [steps + 1, V']."""
-    window, ids = parts.cache.groups[0].window, ids_of(parts.head.ids)
-    return reference_logits(decoder, found.case.prefix, found.fed, window, ids)
-
-
 def _rms(difference: np.ndarray) -> float:
     """Root mean square."""
     return float(np.sqrt(np.square(difference).mean()))
-
-
-def float_graph(path: Path) -> bytes:
-    """The graph in `path` with integer arithmetic turned off: the same nodes over the same bytes."""
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "accuracy_level":
-                attribute.i = 0
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 def _failures(report: WrittenReport, parts: DecoderParts) -> Iterator[str]:

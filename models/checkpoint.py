@@ -108,6 +108,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return _opened(path, lambda file: {n: file.get_tensor(n).to(torch.float32, copy=True) for n in list(file.keys())})
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of the file at `path`, float32; VoiceError where it is missing or damaged."""
+    return _opened(path, lambda file: file.get_tensor(name).to(torch.float32, copy=True))
+
+
 def check_file(path: Path, shapes: Mapping[str, list[int]]) -> None:
     """VoiceError unless the file at `path` has tensors of these names and shapes, no others, in a known dtype."""
     _check_names(path, _opened(path, lambda file: list(file.keys())), shapes)

@@ -14,7 +14,7 @@ from sottovoce.errors import BundleError, VoiceError
 from sottovoce.models.checkpoint import CONFIG, Checkpoint, read_json, save_weights, write_atomic
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
-from sottovoce.models.patch.checkpoint import check_patches, load_patches, save_patches
+from sottovoce.models.patch.checkpoint import PatchCheckpoint, check_patches, save_patches
 from sottovoce.models.patch.config import PatchConfig
 from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec, parse
@@ -30,7 +30,8 @@ class VoiceSpec:
 
     `codec` names the codec's folder; `window` is the one the voice was trained for, None where attention is full;
     `max_new_tokens` the longest utterance, in generated tokens; `prefix` the default P; `history` the compressions.
-    Where the voice speaks in patches, `patch` says how, and `window` counts them (`max_new_tokens` stays in tokens).
+    Where the voice speaks in patches, `patch` says how, and `window` counts them (`max_new_tokens` and `prefix` stay in
+    tokens).
     `base` names the folder beside the voice's own that has its codec, text and presets (None: its own has them).
     """
 
@@ -45,6 +46,24 @@ class VoiceSpec:
     patch: PatchConfig | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     schema: Literal[1] = 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest utterance: its tokens, or its patches."""
+        return -(-self.max_new_tokens // (self.patch.patch if self.patch else 1))
+
+    @property
+    def slots(self) -> int:
+        """Slots of the default prefix: P, or fewer where the clip takes one for each patch."""
+        longest = self.prompt.max_prompt_codes
+        if self.patch is None or "{prompt_codes}" not in self.prompt.layout or self.prefix <= longest:
+            return self.prefix
+        return self.prefix - longest + -(-longest // self.patch.patch)
+
+    @property
+    def cached(self) -> int:
+        """W of the voice's own window, in steps; one that is full holds the longest utterance and never wraps."""
+        return self.window or self.steps + 1
 
 
 @dataclass(frozen=True)
@@ -85,14 +104,14 @@ class Voice:
         files = sorted((self.home / "prompts").glob("*.json"))
         return {file.stem: _parse(Prompt, read_json(file), str(file)) for file in files}
 
-    def patches(self) -> PatchDecoder:
-        """The decoder of a voice that speaks in patches, float32; VoiceError where it does not."""
+    def patches(self) -> PatchCheckpoint:
+        """The weights of a voice that speaks in patches; VoiceError where it does not."""
         spec = self.complete()
         if spec.patch is None:
             raise VoiceError(
                 f"{self.folder} does not speak in patches: sottovoce compress patch makes a voice that does"
             )
-        return load_patches(self.folder, self.checkpoint.load(), spec.patch, spec.prompt)
+        return PatchCheckpoint(self.checkpoint, spec.patch, spec.prompt)
 
     def refuse_patches(self, why: str) -> None:
         """Raise VoiceError where the voice speaks in patches: `why` says what cannot be done, and what mends it."""

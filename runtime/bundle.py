@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
 from sottovoce.runtime.text.frontend import Frontend, load_frontend
+from sottovoce.runtime.utterance import Source
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Bundle:
     """None for a decoder-only bundle."""
     load_seconds: Mapping[str, float]
     """Stages of the load: `hashes`, `decoder`, `codec`, `text`."""
+    source: Callable[[], Source] | None = None
+    """Opens what says its tokens where that is no graph (None: `decoder`)."""
 
     @property
     def voice(self) -> Voice:

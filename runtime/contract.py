@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from sottovoce.errors import BundleError, ContractError, OptionError
-from sottovoce.runtime.manifest import CacheSpec, CodecSpec, HeadSpec, Manifest, PromptSpec, SamplingSpec, TensorSpec
+from sottovoce.runtime.manifest import (
+    CacheGroup,
+    CacheSpec,
+    CodecSpec,
+    HeadSpec,
+    Manifest,
+    PatchSpec,
+    PromptSpec,
+    SamplingSpec,
+    TensorSpec,
+)
+from sottovoce.runtime.patch_contract import patch_inputs, patch_outputs
 from sottovoce.runtime.sampling import check_sampling
 from sottovoce.runtime.session import Ints, Node, Session
 
@@ -20,7 +31,7 @@ STEP_INPUTS = (
     TensorSpec("total_sequence_length", "tensor(int32)", ()),
     TensorSpec("attention_bias", "tensor(float)", (1, 1, "T", "total")),
 )
-"""Inputs of `decoder.onnx` besides the caches."""
+"""Inputs of `decoder.onnx` besides the caches, of a plain voice."""
 
 MAX_VOCABULARY = 1 << 24
 """More token ids than any decoder has; a manifest that names more is damaged."""
@@ -43,7 +54,7 @@ def token_ids(head: HeadSpec) -> Ints:
 def cache_tensors(spec: CacheSpec, stem: str) -> Iterator[TensorSpec]:
     """The cache tensors called `stem` (`past_key_values` or `present`), each [1, H, P + W, D], in graph order."""
     layer = 0
-    for group in spec.groups:
+    for group in spec.fed:
         for _ in range(group.layers):
             for part in ("key", "value"):
                 shape = (1, group.kv_heads, group.slots, group.head_dim)
@@ -57,14 +68,32 @@ def check_supported(manifest: Manifest) -> None:
     if manifest.flavour != "ort" or manifest.cache.write != "scratch":
         kind = f"flavour {manifest.flavour!r} with cache writes {manifest.cache.write!r}"
         raise BundleError(f"this runtime drives flavour 'ort' with cache writes 'scratch', not {kind}: export it again")
-    if len(groups) != 1 or groups[0].unit != "token":
-        raise BundleError("this runtime drives one token cache: update sottovoce")
-    group = groups[0]
-    for name in ("layers", "kv_heads", "head_dim", "prefix", "window"):
-        _check_range(f"cache.groups[0].{name}", getattr(group, name), 1)
+    if manifest.patch is None and [(group.unit, group.held) for group in groups] != [("token", "runtime")]:
+        raise BundleError("this runtime drives one token cache, or a patch voice: update sottovoce")
+    for number, group in enumerate(groups):
+        for name in ("layers", "kv_heads", "head_dim", "prefix", "window"):
+            _check_range(f"cache.groups[{number}].{name}", getattr(group, name), int(name != "prefix" or not number))
+    if manifest.patch is not None:
+        _check_patch(manifest.patch, groups)
     _check_range("max_position", manifest.max_position, 1)
     if manifest.max_new_tokens is not None:
         _check_range("max_new_tokens", manifest.max_new_tokens, 1)
+
+
+def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup]) -> None:
+    """Raise ContractError where a number of `spec` makes no sense, or `groups` are not those of such a voice."""
+    _check_range("patch.size", spec.size, 2)
+    _check_range("patch.clip", spec.clip, 0)
+    _check_range("patch.speaker", spec.speaker, 0)
+    wanted = {"backbone": ("patch", "runtime"), "compressor": ("token", "runtime"), "extractor": ("token", "graph")}
+    if spec.window is None:
+        del wanted["compressor"]
+    if [(group.name, group.unit, group.held) for group in groups] != [(name, *kind) for name, kind in wanted.items()]:
+        raise ContractError(f"manifest: cache.groups of this patch voice must be {', '.join(wanted)}, in their units")
+    if spec.window is not None:
+        _check_range("patch.window", spec.window, 1)
+        said, clip = spec.window - 1 + spec.size, -(-spec.clip // spec.size) * spec.size
+        _check_range("cache.groups[1].window", groups[1].window, max(said, clip))
 
 
 def _check_range(name: str, value: int, least: int, most: int = MAX_COUNT) -> None:
@@ -75,18 +104,25 @@ def _check_range(name: str, value: int, least: int, most: int = MAX_COUNT) -> No
 
 def check_decoder(manifest: Manifest, session: Session) -> None:
     """Raise ContractError unless the decoder graph has the contract's tensors and those in `manifest.io`."""
-    layers = sum(group.layers for group in manifest.cache.groups)
+    layers = sum(group.layers for group in manifest.cache.fed)
     if 2 * layers > len(session.get_inputs()):  # before so many tensors are named
         raise ContractError(f"{manifest.decoder}: input past_key_values.{layers - 1}.key is not in the graph")
-    logits = TensorSpec("logits", "tensor(float)", (1, 1, len(token_ids(manifest.head))))
-    wanted = [*STEP_INPUTS, *cache_tensors(manifest.cache, "past_key_values")]
-    made = [logits, *cache_tensors(manifest.cache, "present")]
+    inputs, outputs = step_tensors(manifest)
+    wanted = [*inputs, *cache_tensors(manifest.cache, "past_key_values")]
+    made = [*outputs, *cache_tensors(manifest.cache, "present")]
     for kind, contract, listed, nodes in (
         ("input", wanted, manifest.io.inputs, session.get_inputs()),
         ("output", made, manifest.io.outputs, session.get_outputs()),
     ):
         _compare(contract, nodes, f"{manifest.decoder}: {kind}", "the cache contract")
         _compare(listed, nodes, f"{manifest.decoder}: {kind}", "the manifest")
+
+
+def step_tensors(manifest: Manifest) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of the decoder graph besides its caches."""
+    if manifest.patch is not None:
+        return patch_inputs(manifest.patch), patch_outputs(manifest.patch)
+    return STEP_INPUTS, (TensorSpec("logits", "tensor(float)", (1, 1, len(token_ids(manifest.head)))),)
 
 
 def check_codec(spec: CodecSpec, session: Session) -> None:

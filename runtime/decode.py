@@ -1,8 +1,7 @@
-"""The decode loop of one utterance over bound buffers: nothing is allocated for the graph from one step to the next."""
+"""A plain voice's graph over bound buffers: nothing is allocated for it from one step to the next."""
 
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,10 +10,7 @@ from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
 from sottovoce.runtime.sampling import Sampler
 from sottovoce.runtime.session import Array, Floats
-
-Stopped = Literal["stop token", "max length", "max position"]
-"""Why an utterance ended."""
-
+from sottovoce.runtime.utterance import Utterance
 
 PREFILL_CHUNK: Final = 64
 """Prefix tokens run at once unless told otherwise: it bounds the activations, and longer chunks are no faster."""
@@ -28,8 +24,7 @@ class Stream:
 
     def __init__(self, bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> None:
         """Allocate the buffers; a prefix is run `prefill_chunk` tokens at a time."""
-        if prefill_chunk < 1:
-            raise OptionError(f"--prefill-chunk {prefill_chunk}: at least 1 token is needed")
+        check_chunk(prefill_chunk)
         manifest = bundle.manifest
         self.cache = Cache(manifest.cache)
         self.max_position = manifest.max_position
@@ -77,13 +72,9 @@ class Stream:
 
         Raises TextError past the last position the graph was exported for.
         """
-        position = self.position
-        if position >= self.max_position:
-            raise TextError(
-                f"position {position} is past the graph's last one, {self.max_position - 1}: shorten the text"
-            )
+        check_position(self.position, self.max_position)
         self._ids[0, 0] = token
-        self._positions[0, 0] = position
+        self._positions[0, 0] = self.position
         self._session.run_with_iobinding(self._bindings[self.cache.past])
         self.cache.advance()
         return self._logits
@@ -112,48 +103,65 @@ class Stream:
         return binding
 
 
+def check_chunk(prefill_chunk: int) -> None:
+    """Raise OptionError for a prefix that would be read in pieces of nothing."""
+    if prefill_chunk < 1:
+        raise OptionError(f"--prefill-chunk {prefill_chunk}: at least 1 token is needed")
+
+
+def check_position(position: int, end: int) -> None:
+    """Raise TextError for a `position` that the graph, which ends before `end`, was not exported for."""
+    if position >= end:
+        raise TextError(f"position {position} is past the graph's last one, {end - 1}: shorten the text")
+
+
 def check_prefix(count: int, allowed: int) -> None:
-    """Raise TextError unless a prefix of `count` tokens fits the `allowed` slots."""
+    """Raise TextError unless a prefix of `count` slots fits the `allowed` slots."""
     if count < 1:
         raise TextError("the prefix is empty: there is nothing to say")
     if count > allowed:
         raise TextError(
-            f"text and prompt need {count} prefix tokens and this bundle holds {allowed}: "
+            f"text and prompt need {count} prefix slots and this bundle holds {allowed}: "
             f"shorten them, or export with --prefix {count}"
         )
 
 
-class Generation:
-    """The tokens of one utterance, one at a time; `stopped` says why it ended.
+class TokenSource:
+    """The `Source` of a plain voice: a step says one token, drawn from the graph's logits."""
 
-    `prefill_seconds` and each of `step_seconds` hold a run of the graph and the draw of the token that follows from it.
-    """
+    size: Final = 1
 
-    def __init__(self, stream: Stream, prefix: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
-        """Speak after `prefix` until `sampler` draws one of its stop ids, at most `max_tokens` tokens."""
-        self.stream = stream
-        self.prefix = prefix
-        self.sampler = sampler
-        self.max_tokens = max_tokens
-        self.tokens: list[int] = []
-        self.stopped: Stopped = "max length"
-        self.prefill_seconds = 0.0
-        self.step_seconds: list[float] = []
+    def __init__(self, bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        """Allocate the buffers of a stream."""
+        self.stream = Stream(bundle, prefill_chunk)
+        self.max_position = self.stream.max_position
+        self._bundle = bundle
+        self._token = 0
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield token ids, without the stop id."""
-        start = time.perf_counter()
-        token = self.sampler.draw(self.stream.prefill(self.prefix))
-        self.prefill_seconds = time.perf_counter() - start
-        while token is not None:
-            self.tokens.append(token)
-            yield token
-            if len(self.tokens) >= self.max_tokens:
-                return
-            if self.stream.position >= self.stream.max_position:
-                self.stopped = "max position"
-                return
-            start = time.perf_counter()
-            token = self.sampler.draw(self.stream.step(token))
-            self.step_seconds.append(time.perf_counter() - start)
-        self.stopped = "stop token"
+    @property
+    def position(self) -> int:
+        """See `Source`."""
+        return self.stream.position
+
+    @property
+    def nbytes(self) -> int:
+        """See `Source`."""
+        return self.stream.cache.nbytes
+
+    def begin(self, utterance: Utterance) -> list[int]:
+        """See `Source`."""
+        ids, stop = self._bundle.token_ids, self._bundle.voice.prompt.stop
+        self._sampler = Sampler(utterance.sampling, ids, stop, utterance.seed, utterance.min_tokens)
+        return self._draw(self.stream.prefill(utterance.prefix))
+
+    def step(self) -> list[int]:
+        """See `Source`."""
+        return self._draw(self.stream.step(self._token))
+
+    def _draw(self, logits: Floats) -> list[int]:
+        """The token that `logits` make, if it is none that stops."""
+        token = self._sampler.draw(logits)
+        if token is None:
+            return []
+        self._token = token
+        return [token]

@@ -3,10 +3,13 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Final
 
 from sottovoce.runtime.bundle import check_files
 from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, WeightSpec, read_manifest
 from sottovoce.runtime.table import columns, size_text
+
+UNITS: Final = {"token": "tokens", "patch": "patches"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +34,15 @@ def run(args: argparse.Namespace) -> int:
 
 def decoder_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """The decoder: formats, cache, head, provenance."""
-    group = manifest.cache.groups[0]
+    group, *small = manifest.cache.groups
     return [
         ("parity", manifest.parity),
         ("weights", weights_text(manifest.weights)),
         ("cache", f"{size_text(manifest.cache.bytes)}, constant while it speaks"),
-        ("  slots", f"prefix {group.prefix} + window {group.window} {group.unit}s, {group.dtype}"),
+        ("  slots", f"prefix {group.prefix} + window {group.window} {UNITS[group.unit]}, {group.dtype}"),
         ("  layers × KV heads × head_dim", f"{group.layers} × {group.kv_heads} × {group.head_dim}"),
+        *((f"  {each.name}", f"{each.window} {UNITS[each.unit]}, held by the {each.held}") for each in small),
+        *([("tokens to a step", str(manifest.patch.size))] if manifest.patch else []),
         ("longest position", str(manifest.max_position - 1)),
         ("logits", str(sum(stop - start for start, stop in manifest.head.ids))),
         ("flavour", f"{manifest.flavour}, onnxruntime ≥ {manifest.min_onnxruntime}"),

@@ -37,7 +37,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Buffers of equal shape: `layers` pairs of `[1, kv_heads, prefix + window, head_dim]`."""
+    """Buffers of equal shape: `layers` pairs of `[1, kv_heads, prefix + window, head_dim]`.
+
+    One `held` by the graph is no input or output of it: it is made afresh in every run, and `CacheSpec.bytes` leaves it
+    out.
+    """
 
     name: str
     layers: int
@@ -47,6 +51,7 @@ class CacheGroup:
     window: int
     unit: Literal["token", "patch"]
     dtype: CacheFormat
+    held: Literal["runtime", "graph"] = "runtime"
 
     @property
     def slots(self) -> int:
@@ -62,12 +67,22 @@ class CacheGroup:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The cache contract; `bytes` counts both sets where past and present are not aliased."""
+    """The cache contract; `bytes` counts both sets where past and present are not aliased.
+
+    `groups` of a plain voice: one in tokens. Of a patch voice: `backbone`, the same in patches (in the prefix a slot
+    for each token of text, and for each patch of the clip); `compressor`, in tokens, where patches are more than means;
+    `extractor`, in tokens, held by the graph.
+    """
 
     groups: tuple[CacheGroup, ...]
     write: Literal["scratch", "inplace"]
     aliased: bool
     bytes: int
+
+    @property
+    def fed(self) -> tuple[CacheGroup, ...]:
+        """The groups that the runtime holds, in the order of their layers' numbers."""
+        return tuple(group for group in self.groups if group.held == "runtime")
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,22 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class PatchSpec:
+    """How a voice is driven that takes one step for `size` tokens, k: a run of `decoder.onnx` reads a patch, or a piece
+    of the prefix, and draws the k tokens that follow. Names and rules of its inputs: `patch_contract.py`.
+
+    `clip`: codes of the longest speaker prompt that fits. `window`, w: tokens that one sees in the compressor, itself
+    included; of the group's slots those of what is said are w − 1 in a ring and k behind it, scratch (None: no such
+    group). `speaker`: numbers of the vector that is made of the clip and fed to every run (0: none).
+    """
+
+    size: int
+    clip: int
+    window: int | None
+    speaker: int
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """Text front end: its kind and the bundle file that describes it."""
 
@@ -222,7 +253,8 @@ class CodecSpec:
 class Manifest:
     """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec.
 
-    `max_new_tokens` is the voice's longest utterance in generated tokens (None: not known, as for a decoder alone).
+    `patch` is None where a step says one token, drawn from the logits it gives. `max_new_tokens` is the voice's longest
+    utterance in generated tokens (None: not known, as for a decoder alone); `max_position` counts the backbone's.
     """
 
     schema: int
@@ -245,6 +277,7 @@ class Manifest:
     history: list[dict[str, Any]] = field(default_factory=list)
     decoder: str = "decoder.onnx"
     max_new_tokens: int | None = None
+    patch: PatchSpec | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

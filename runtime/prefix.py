@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sottovoce.errors import PromptError
 from sottovoce.runtime.bundle import Bundle
-from sottovoce.runtime.manifest import Prompt, PromptSpec
+from sottovoce.runtime.manifest import Manifest, Prompt, PromptSpec
 
 
 def build_prefix(bundle: Bundle, text: Sequence[int], prompt: Prompt) -> tuple[int, ...]:
@@ -39,6 +39,15 @@ def fill_layout(
     return tuple(ids)
 
 
+def prefix_slots(manifest: Manifest, ids: Sequence[int]) -> int:
+    """Slots, and positions, that the prefix `ids` takes: one per token, one per patch for the clip's codes."""
+    if manifest.patch is None or manifest.prompt is None:
+        return len(ids)
+    start, size = manifest.prompt.code_offset, manifest.patch.size
+    codes = sum(start <= token < start + manifest.prompt.code_count for token in ids)
+    return len(ids) - codes + -(-codes // size)
+
+
 def _transcript_ids(bundle: Bundle, prompt: Prompt) -> tuple[int, ...]:
     """Text ids of the clip's words."""
     if not prompt.transcript:
@@ -49,15 +58,16 @@ def _transcript_ids(bundle: Bundle, prompt: Prompt) -> tuple[int, ...]:
 def text_room(bundle: Bundle, prompt: Prompt) -> int:
     """Text tokens one sentence may have beside `prompt`; raises PromptError where it leaves no room."""
     spec, slots = bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix
-    fixed = len(build_prefix(bundle, (), prompt))
+    fixed = prefix_slots(bundle.manifest, build_prefix(bundle, (), prompt))
     room = min(slots, bundle.manifest.max_position) - fixed
     if room < 1:
         codec = bundle.voice.codec
-        second = codec.sample_rate / codec.hop
-        allowed = max(0, len(prompt.codes) + room - 1) / second
+        size = bundle.manifest.patch.size if bundle.manifest.patch else 1
+        slot = size * codec.hop / codec.sample_rate  # seconds of the clip in one slot
+        allowed = max(0, -(-len(prompt.codes) // size) + room - 1) * slot
         raise PromptError(
-            f"the prompt needs {fixed} prefix tokens and this bundle holds {slots}: cut the clip to at most "
-            f"{allowed:.2f} s, less {1 / second:.2f} s for each text token of a sentence after the first, "
+            f"the prompt needs {fixed} prefix slots and this bundle holds {slots}: cut the clip to at most "
+            f"{allowed:.2f} s, less {slot:.2f} s for each text token of a sentence after the first, "
             f"or export with --prefix {fixed + spec.max_text_tokens}"
         )
     return min(room, spec.max_text_tokens)

@@ -164,6 +164,7 @@ def _sentence(stats: SentenceStats) -> dict[str, Any]:
         "text_tokens": stats.text_tokens,
         "prefix_tokens": stats.prefix_tokens,
         "tokens": len(stats.codes),
+        "runs": 1 + len(stats.step_seconds),
         "stopped": stats.stopped,
         "prefill_ms": stats.prefill_seconds * 1e3,
     }

@@ -17,13 +17,15 @@ import numpy as np
 
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.codec import CodecStream
-from sottovoce.runtime.decode import PREFILL_CHUNK, Generation, Stopped, Stream
+from sottovoce.runtime.decode import PREFILL_CHUNK
 from sottovoce.runtime.manifest import Manifest, Prompt, SamplingSpec
 from sottovoce.runtime.philox import MAX_SEED, checked_seed
 from sottovoce.runtime.prefix import build_prefix, text_room
-from sottovoce.runtime.sampling import Sampler, check_sampling
+from sottovoce.runtime.sampling import check_sampling
 from sottovoce.runtime.session import Floats
+from sottovoce.runtime.source import open_source
 from sottovoce.runtime.text.frontend import Sentence
+from sottovoce.runtime.utterance import Generation, Source, Stopped, Utterance
 
 PAUSE: Final = 0.25
 """Seconds of silence between sentences."""
@@ -70,13 +72,10 @@ class Stats:
 
 @dataclass(frozen=True)
 class Job:
-    """One sentence ready to be spoken; lengths in tokens."""
+    """One sentence ready to be spoken."""
 
     sentence: Sentence
-    prefix: tuple[int, ...]
-    seed: int
-    min_tokens: int
-    max_tokens: int
+    utterance: Utterance
 
 
 def speak(
@@ -101,8 +100,8 @@ def speak(
         length = len(sentence.ids)
         prefix = build_prefix(bundle, sentence.ids, prompt)
         lengths = token_limits(bundle.manifest, spec, length)
-        jobs.append(Job(sentence, prefix, checked_seed(seed) + number & MAX_SEED, *lengths))
-    return Speech(bundle, jobs, spec, Stream(bundle, prefill_chunk), time.perf_counter() - start)
+        jobs.append(Job(sentence, Utterance(prefix, spec, checked_seed(seed) + number & MAX_SEED, *lengths)))
+    return Speech(bundle, jobs, open_source(bundle, prefill_chunk), time.perf_counter() - start)
 
 
 def token_limits(manifest: Manifest, spec: SamplingSpec, text_tokens: int) -> tuple[int, int]:
@@ -116,15 +115,12 @@ def token_limits(manifest: Manifest, spec: SamplingSpec, text_tokens: int) -> tu
 class Speech:
     """An utterance being made: iterate once for its PCM chunks, [S] float32 each; `speak` makes one."""
 
-    def __init__(
-        self, bundle: Bundle, jobs: Sequence[Job], sampling: SamplingSpec, stream: Stream, busy_seconds: float
-    ) -> None:
-        """Speak `jobs` after each other on `stream`; `busy_seconds` is what preparing them took."""
+    def __init__(self, bundle: Bundle, jobs: Sequence[Job], source: Source, busy_seconds: float) -> None:
+        """Let `source` say `jobs` after each other; `busy_seconds` is what preparing them took."""
         self.bundle = bundle
         self.jobs = jobs
-        self.sampling = sampling
         self.sample_rate = bundle.voice.codec.sample_rate
-        self._stream = stream
+        self._source = source
         self._busy = busy_seconds
         self._ttfa: float | None = None
         self._samples = 0
@@ -151,7 +147,7 @@ class Speech:
     def stats(self) -> Stats:
         """Figures of what was made so far."""
         seconds = self._samples / self.sample_rate
-        return Stats(seconds, self._busy, self._ttfa, self._stream.cache.nbytes, tuple(self._done))
+        return Stats(seconds, self._busy, self._ttfa, self._source.nbytes, tuple(self._done))
 
     def _chunks(self) -> Iterator[Floats]:
         """Chunks of all sentences and the pauses between them, none of them empty."""
@@ -164,8 +160,7 @@ class Speech:
         """Chunks of one sentence, growing from FIRST_CHUNK to LAST_CHUNK."""
         voice = self.bundle.voice
         codec = CodecStream(voice)
-        sampler = Sampler(self.sampling, self.bundle.token_ids, voice.prompt.stop, job.seed, job.min_tokens)
-        generation = Generation(self._stream, job.prefix, sampler, job.max_tokens)
+        generation = Generation(self._source, job.utterance)
         rate = self.sample_rate / codec.spec.hop
         size, largest = math.ceil(FIRST_CHUNK * rate), math.ceil(LAST_CHUNK * rate)
         codes: list[int] = []
@@ -183,9 +178,9 @@ def _sentence_stats(job: Job, generation: Generation, offset: int) -> SentenceSt
     """Figures of one finished sentence."""
     return SentenceStats(
         read=job.sentence.read,
-        seed=job.seed,
+        seed=job.utterance.seed,
         text_tokens=len(job.sentence.ids),
-        prefix_tokens=len(job.prefix),
+        prefix_tokens=len(job.utterance.prefix),
         codes=tuple(token - offset for token in generation.tokens),
         stopped=generation.stopped,
         prefill_seconds=generation.prefill_seconds,

@@ -2,6 +2,7 @@
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +112,26 @@ def save_voice(folder: Path, family: str = "qwen2", hf: dict[str, Any] | None = 
         codes = torch.randint(0, CODES, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
         prompt = {"codes": codes, "transcript": f"i am {name}", "licence": "CC0", "consent": "synthetic"}
         (folder / "prompts" / f"{name}.json").write_text(json.dumps(prompt))
+    return folder
+
+
+def save_patch_voice(
+    folder: Path, patch: int = 4, hf: dict[str, Any] | None = None, nets: dict[str, Any] | None = None, **section: Any
+) -> Path:
+    """The same voice speaking in patches, its nets random too; `nets` go to `PatchConfig.of`."""
+    from sottovoce.models.patch.config import PatchConfig
+    from sottovoce.models.patch.decoder import PatchDecoder
+    from sottovoce.models.voice import Voice
+    from sottovoce.models.voice import save_voice as save
+
+    plain = Voice.open(save_voice(folder, hf=hf, **section))
+    spec = plain.complete()
+    config = PatchConfig.of(plain.checkpoint.config, patch, **(nets or {}))
+    decoder = PatchDecoder(plain.checkpoint.load(), config, spec.prompt)
+    with torch.no_grad():
+        for net in (decoder.compressor, decoder.extractor):
+            for parameter in net.parameters():
+                if parameter.dim() > 1 or parameter is decoder.extractor.start:
+                    parameter.normal_(0, 0.15)
+    save(decoder, dict(plain.checkpoint.hf), replace(spec, patch=config), folder)
     return folder

@@ -49,15 +49,17 @@ class Listener:
     """A voice's decoder under its window, reduced to what can be said."""
 
     def __init__(self, voice: Voice) -> None:
-        """Load the weights, float32, on the CPU; VoiceError for a voice of patches."""
-        voice.refuse_patches("--held-out knows voices of tokens alone, compare those that it was made of")
+        """Load the weights, float32, on the CPU."""
         spec = voice.complete()
-        self.decoder: Decoder = voice.checkpoint.load().eval()
+        self.patches = voice.patches().load().eval() if spec.patch else None
+        self.decoder: Decoder = self.patches.backbone if self.patches else voice.checkpoint.load().eval()
         self.window = spec.window
         self.ids = torch.from_numpy(token_ids(HeadSpec(spoken_ranges(spec.prompt))))
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states [N,d] at the N positions of `batch` that have a target."""
+        if self.patches is not None:
+            return self.patches(batch.ids, batch.prefix, batch.lengths, self.window)[batch.targets >= 0]
         mask = None if self.window is None else wand_mask(batch.ids.shape[1], batch.prefix, self.window)
         return self.decoder(batch.ids, mask=mask)[batch.targets >= 0]
 

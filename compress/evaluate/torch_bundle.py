@@ -6,6 +6,7 @@ one utterance at a time.
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,10 +15,14 @@ from torch import Tensor
 
 from sottovoce.models.codec import Codec, codec_spec
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.patch.config import PatchConfig
+from sottovoce.models.patch.decoder import PatchDecoder
+from sottovoce.models.patch.stream import PatchStream
 from sottovoce.models.ring import slot_pass
 from sottovoce.models.voice import Voice
 from sottovoce.runtime import bundle
 from sottovoce.runtime.contract import token_ids
+from sottovoce.runtime.decode import check_prefix
 from sottovoce.runtime.manifest import (
     SCHEMA,
     CacheGroup,
@@ -25,11 +30,15 @@ from sottovoce.runtime.manifest import (
     HeadSpec,
     IoSpec,
     Manifest,
+    PatchSpec,
     PromptSpec,
     WeightSpec,
 )
+from sottovoce.runtime.prefix import prefix_slots
+from sottovoce.runtime.sampling import Sampler
 from sottovoce.runtime.session import Array, Node
 from sottovoce.runtime.text.frontend import load_frontend
+from sottovoce.runtime.utterance import Utterance
 
 PARTS: Final = ("key", "value")
 
@@ -51,13 +60,27 @@ class Binding:
 
 
 class _NoGraph:
-    """What both sessions lack of a `Session`."""
+    """In the place of a graph: no names are checked, for no file could contradict the manifest, and nothing is run."""
 
     def get_inputs(self) -> Sequence[Node]:
-        """No names are checked: there is no file that could contradict the manifest."""
+        """None."""
         return ()
 
-    get_outputs = get_inputs
+    def get_outputs(self) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def io_binding(self) -> Any:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """See `Session`."""
+        raise NotImplementedError
 
 
 class DecoderSession(_NoGraph):
@@ -81,10 +104,6 @@ class DecoderSession(_NoGraph):
         logits = slot_pass(self.decoder, ids, int(feeds["position_ids"][0, 0]), keys, values, slots, bias == 0)
         feeds["logits"][0, 0] = logits[0, -1, self.ids]
 
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
-        """A decoder is only ever run over bound buffers."""
-        raise NotImplementedError
-
 
 class CodecSession(_NoGraph):
     """`codec_decoder.onnx` as torch."""
@@ -100,13 +119,35 @@ class CodecSession(_NoGraph):
         audio, following = self.codec.decode(torch.from_numpy(feeds["codes"]), states)
         return [audio.numpy(), *(state.numpy() for state in following)]
 
-    def io_binding(self) -> Any:
-        """A codec is only ever run over arrays."""
-        raise NotImplementedError
 
-    def run_with_iobinding(self, binding: Any) -> None:
-        """A codec is only ever run over arrays."""
-        raise NotImplementedError
+class PatchVoice:
+    """The `Source` of a voice in patches: the reference of its graph, and the runtime's sampler."""
+
+    def __init__(self, decoder: PatchDecoder, manifest: Manifest) -> None:
+        """Speak with `decoder` in the sizes of `manifest`."""
+        self.decoder, self.manifest = decoder, manifest
+        self.size, self.max_position = decoder.config.patch, manifest.max_position
+        self.nbytes = manifest.cache.bytes
+
+    @property
+    def position(self) -> int:
+        """See `Source`."""
+        return self._stream.backbone.position
+
+    def begin(self, utterance: Utterance) -> list[int]:
+        """See `Source`."""
+        (group,), prompt = self.manifest.cache.groups, self.manifest.prompt
+        assert prompt
+        check_prefix(prefix_slots(self.manifest, utterance.prefix), group.prefix)
+        ids = self.decoder.spoken.numpy()
+        self._sampler = Sampler(utterance.sampling, ids, prompt.stop, utterance.seed, utterance.min_tokens)
+        self._stream = PatchStream(self.decoder, group.prefix, group.window)
+        self._stream.prefill(utterance.prefix)
+        return self.step()
+
+    def step(self) -> list[int]:
+        """See `Source`."""
+        return list(self._stream.patch(self._sampler.draw))
 
 
 def open_voice(voice: Voice, codec: Codec) -> bundle.Bundle:
@@ -114,22 +155,26 @@ def open_voice(voice: Voice, codec: Codec) -> bundle.Bundle:
 
     Raises VoiceError or BundleError where a part of the voice is missing or malformed.
     """
-    voice.refuse_patches("evaluate knows voices of tokens alone, evaluate the one that it was made of")
     manifest = _manifest(voice, codec)
     prompt, sampling = manifest.prompt, manifest.sampling
     assert prompt and sampling and manifest.text and manifest.codec
     frontend = load_frontend(voice.home, manifest.text)
     speaking = bundle.Voice(prompt, sampling, manifest.codec, frontend, CodecSession(codec))
     ids = token_ids(manifest.head)
+    threads = torch.get_num_threads()
+    if manifest.patch is not None:
+        decoder = voice.patches().load().eval()
+        source = partial(PatchVoice, decoder, manifest)
+        return bundle.Bundle(voice.home, manifest, threads, _NoGraph(), ids, speaking, {}, source)
     session = DecoderSession(voice.checkpoint.load().eval(), torch.from_numpy(ids))
-    return bundle.Bundle(voice.home, manifest, torch.get_num_threads(), session, ids, speaking, {})
+    return bundle.Bundle(voice.home, manifest, threads, session, ids, speaking, {})
 
 
 def _manifest(voice: Voice, codec: Codec) -> Manifest:
     """The manifest of a voice that lies in no bundle: its sizes, and nothing about files."""
     spec, config = voice.complete(), voice.checkpoint.config
-    window = spec.window or spec.max_new_tokens + 1
-    group = CacheGroup("decoder", config.layers, config.kv_heads, config.head_dim, spec.prefix, window, "token", "fp32")
+    shape = config.layers, config.kv_heads, config.head_dim, spec.slots, spec.cached
+    group = CacheGroup("backbone", *shape, "patch" if spec.patch else "token", "fp32")
     return Manifest(
         schema=SCHEMA,
         files={},
@@ -141,7 +186,7 @@ def _manifest(voice: Voice, codec: Codec) -> Manifest:
         io=IoSpec((), ()),
         weights=WeightSpec("fp32", "fp32", "fp32", None),
         head=HeadSpec(spoken_ranges(spec.prompt)),
-        max_position=spec.prefix + max(window, spec.max_new_tokens),
+        max_position=spec.slots + max(spec.cached, spec.steps),
         prompt=spec.prompt,
         text=spec.text,
         sampling=spec.sampling,
@@ -149,7 +194,13 @@ def _manifest(voice: Voice, codec: Codec) -> Manifest:
         parity="failed",  # there is no graph to compare: nothing was shown
         history=spec.history,
         max_new_tokens=spec.max_new_tokens,
+        patch=_patch_spec(spec.patch, spec.prompt.max_prompt_codes),
     )
+
+
+def _patch_spec(patch: PatchConfig | None, clip: int) -> PatchSpec | None:
+    """What a manifest says of patches that no graph makes: their size, and the longest clip."""
+    return None if patch is None else PatchSpec(patch.patch, clip, window=None, speaker=0)
 
 
 def spoken_ranges(prompt: PromptSpec) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from sottovoce.compress.evaluate.nll import held_out, likelihood
 from sottovoce.errors import VoiceError
+from sottovoce.models.patch.stream import PatchStream
 from sottovoce.models.ring import RingDecoder
 from sottovoce.models.voice import Voice
 from tests import tiny
@@ -61,6 +62,32 @@ def test_every_token_counts_once(voices, corpus, tmp_path):
     assert likelihood(windowed, windowed, batches, state).kl == pytest.approx(0, abs=1e-6)
     alone = likelihood(windowed, None, batches, state)
     assert (alone.nll, alone.kl) == (found.nll, None) and math.isfinite(alone.nll)
+
+
+def test_patches_are_heard_token_by_token(voices, corpus: Path, tmp_path: Path) -> None:
+    """Each target given the true tokens before it: the reference, told after each token what was said."""
+    voice = Voice.open(tiny.save_patch_voice(tmp_path / "patches", window=3))
+    state, patches = PartialState(cpu=True), voice.patches().load()
+    batches = held_out(voice, corpus, tmp_path / "tokens", state)
+    found, nll = likelihood(voice, voices[None], batches, state), 0.0
+    for step in range(batches.steps_per_epoch):
+        batch = batches.batch(step)
+        for row in range(len(batch.ids)):
+            targets = iter(batch.targets[row][batch.targets[row] >= 0].tolist())
+            stream, count = PatchStream(patches, 130, 3), int(batch.prefix[row])
+            stream.prefill(batch.ids[row, :count].tolist())
+            costs = list[float]()
+
+            def told(logits: np.ndarray, targets=targets, costs=costs) -> int | None:
+                token = next(targets)
+                costs.append(-float(torch.from_numpy(logits).log_softmax(-1)[token]))
+                return None if token == tiny.STOP else token
+
+            while not stream.ended:
+                stream.patch(told)
+            nll += sum(costs)
+    assert (found.tokens, found.utterances) == (20 + 31 + 25 + 3, 3)
+    assert found.nll == pytest.approx(nll / found.tokens, rel=1e-4) and found.kl and found.kl > 0.01
 
 
 def test_a_teacher_of_other_tokens_is_refused(voices, corpus: Path, tmp_path: Path) -> None:

@@ -35,6 +35,19 @@ def test_a_voice_says_what_its_bundle_says(windowed: Path, tiny_bundle: Path) ->
     assert voice.identity != bundle.identity
 
 
+def test_a_patch_voice_says_what_its_bundle_says(patch_bundle: Path, tmp_path: Path) -> None:
+    """In the sizes of the bundle, so that the ring goes round; the same prompts, lengths and stops."""
+    voice = tiny.save_patch_voice(tmp_path / "voice", window=7, prefix=90)  # 30 slots fewer for the clip of 40
+    torch_voice, bundle = (open_subject(folder, ["bob"], threads=1) for folder in (voice, patch_bundle))
+    assert torch_voice.bundle.manifest.cache.groups[0] == bundle.bundle.manifest.cache.groups[0]
+    assert torch_voice.bundle.manifest.max_position == bundle.bundle.manifest.max_position
+    _, stats = torch_voice.say(TEXT, "bob", 7)
+    _, expected = bundle.say(TEXT, "bob", 7)
+    said = [(sentence.codes, sentence.stopped, len(sentence.step_seconds)) for sentence in stats.sentences]
+    assert said == [(s.codes, s.stopped, len(s.step_seconds)) for s in expected.sentences]
+    assert max(len(codes) for codes, _, _ in said) > 4 * 7
+
+
 @pytest.mark.parametrize("stop", [(48,), (2, 60), (60, 2, 60), (12,)])
 def test_logits_come_in_the_order_of_an_export(stop: tuple[int, ...]) -> None:
     prompt = PromptSpec(("{text}",), 10, 30, stop, 40, 30)

@@ -26,8 +26,8 @@ GREEDY = SamplingSpec(temperature=0, repetition_penalty=1.3, repetition_window=2
 def export(folder: Path, patches: PatchDecoder, weights: str = "fp32", garbage: float = 1e3) -> PatchDriver:
     """A driver of the exported graph."""
     options = PatchOptions(weights, PREFIX, WINDOW, clip=9, max_position=PREFIX + PATCHES + 1)  # type: ignore[arg-type]
-    cache = export_patches(patches, PROMPT.stop, options, folder)
-    return PatchDriver(folder / "decoder.onnx", cache, patches.config, patches.codes, len(patches.spoken), garbage)
+    parts = export_patches(patches, PROMPT, options, folder)
+    return PatchDriver(folder / "decoder.onnx", parts, patches.codes, garbage=garbage)
 
 
 def by_graph(driver: PatchDriver, prefix: list[int], spec: SamplingSpec, seed: int, least: int) -> list[list[int]]:
@@ -119,5 +119,5 @@ def test_heads_that_the_fused_attention_refuses(tmp_path: Path) -> None:
 )
 def test_sizes_that_cannot_be(tmp_path: Path, prefix: int, window: int, positions: int, words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        export_patches(tiny_patches(), PROMPT.stop, PatchOptions("fp32", prefix, window, 9, positions), tmp_path)
+        export_patches(tiny_patches(), PROMPT, PatchOptions("fp32", prefix, window, 9, positions), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -7,9 +7,10 @@ import pytest
 from sottovoce.export.blobs import WeightFile
 from sottovoce.export.graph import make_decoder
 from sottovoce.export.patch_drive import empty_history, sampling_feed
-from sottovoce.export.patch_sampler import SAMPLING_INPUTS, GraphSampler
+from sottovoce.export.patch_sampler import GraphSampler
 from sottovoce.export.weights import Nodes, Source
 from sottovoce.runtime.manifest import IoSpec, SamplingSpec, TensorSpec
+from sottovoce.runtime.patch_contract import SAMPLING_INPUTS
 from sottovoce.runtime.sampling import Sampler, draw
 from tests.models.shapes import tiny_decoder
 
@@ -67,6 +68,20 @@ def test_indices_are_the_runtimes(session: onnxruntime.InferenceSession, case: C
             index, history = session.run(None, {"logits": scores, "history": history, **feed})
             assert index == sampler.drawn[-1]
         assert history.tolist() == ([-1] * len(history) + sampler.drawn)[TOKENS:]
+
+
+def test_a_bias_comes_before_the_rules(session: onnxruntime.InferenceSession) -> None:
+    """As if the logits had been others: penalties see its sign, and -inf hides a token for good."""
+    spec, random = SamplingSpec(temperature=0.8, top_k=20, top_p=0.9, **PENALTY), np.random.default_rng(0)  # type: ignore[arg-type]
+    bias = random.normal(0, 3, len(IDS)).astype(np.float32)
+    bias[::3] = -np.inf
+    sampler, history = Sampler(spec, IDS, STOP, 4, 0), empty_history(spec)
+    for drawn in range(2 * TOKENS):
+        scores = logits(random, 0)
+        sampler.draw(scores + bias)
+        feed = sampling_feed(spec, len(IDS), drawn, 4, 0, 1) | {"logit_bias": bias}
+        index, history = session.run(None, {"logits": scores, "history": history, **feed})
+        assert index == sampler.drawn[-1] and index % 3
 
 
 @pytest.mark.parametrize(("visible", "uniform", "index"), [(2, 0.5, 1), (2, 0.5 - 2**-24, 0), (12, 1 - 2**-24, 11)])

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path: Path, compressor) -> None:
     patches = tiny_patches(6, compressor, "none", prompt=SPEC.prompt)
     voice = Voice.open(write_voice(tmp_path, patches))
     assert voice.complete().patch == patches.config and voice.complete().window == 8
-    again = voice.patches()
+    again = voice.patches().load()
     expected = patches.state_dict()
     assert again.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name].half().float()) for name, value in again.state_dict().items())

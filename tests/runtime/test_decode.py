@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sottovoce.errors import OptionError, TextError
-from sottovoce.runtime.decode import PREFILL_CHUNK, Generation, Stream
+from sottovoce.runtime.decode import PREFILL_CHUNK, Stream, TokenSource
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.sampling import Sampler
+from sottovoce.runtime.utterance import Generation, Utterance
 from tests.runtime.fakes import CODES, GARBAGE, STOP, fake_bundle, manifest
 
 PREFIX = [21, 22, 23]
@@ -94,7 +95,7 @@ def test_cache_bytes_are_the_manifests(tmp_path):
 
 def test_prefix_too_long_says_how_long_is_allowed(tmp_path):
     _, stream = open_stream(tmp_path / "b", prefix=8)
-    with pytest.raises(TextError, match=r"need 9 prefix tokens and this bundle holds 8: .*--prefix 9"):
+    with pytest.raises(TextError, match=r"need 9 prefix slots and this bundle holds 8: .*--prefix 9"):
         stream.prefill([20] * 9)
     with pytest.raises(TextError, match="empty"):
         stream.prefill([])
@@ -113,9 +114,9 @@ def test_bad_chunk_is_refused(tmp_path):
         open_stream(tmp_path / "b", 0)
 
 
-def generate(stream, bundle, max_tokens=50, min_tokens=0):
-    sampler = Sampler(GREEDY, bundle.token_ids, (STOP,), 0, min_tokens)
-    generation = Generation(stream, PREFIX, sampler, max_tokens)
+def generate(bundle, max_tokens=50, min_tokens=0):
+    utterance = Utterance(tuple(PREFIX), GREEDY, 0, min_tokens, max_tokens)
+    generation = Generation(TokenSource(bundle), utterance)
     return list(generation), generation
 
 
@@ -134,15 +135,15 @@ def stop_at(position):
     ],
 )
 def test_it_says_why_it_stopped(tmp_path, max_tokens, max_position, stops_at, stopped, count):
-    bundle, stream = open_stream(tmp_path / "b", choose=stop_at(stops_at), max_position=max_position)
-    tokens, generation = generate(stream, bundle, max_tokens)
+    bundle, _ = open_stream(tmp_path / "b", choose=stop_at(stops_at), max_position=max_position)
+    tokens, generation = generate(bundle, max_tokens)
     assert (generation.stopped, len(tokens)) == (stopped, count)
     assert tokens == generation.tokens == [p % CODES for p in range(2, 2 + count)]
     assert len(generation.step_seconds) == len(bundle.decoder.seen) - 1
 
 
 def test_the_times_hold_the_draws(tmp_path, monkeypatch):
-    bundle, stream = open_stream(tmp_path / "b", choose=stop_at(6))
+    bundle, _ = open_stream(tmp_path / "b", choose=stop_at(6))
     clock, draw = [0.0], Sampler.draw
 
     def slow(self, logits):
@@ -150,14 +151,14 @@ def test_the_times_hold_the_draws(tmp_path, monkeypatch):
         return draw(self, logits)
 
     monkeypatch.setattr(Sampler, "draw", slow)
-    monkeypatch.setattr("sottovoce.runtime.decode.time.perf_counter", lambda: clock[0])
-    _, generation = generate(stream, bundle)
+    monkeypatch.setattr("sottovoce.runtime.utterance.time.perf_counter", lambda: clock[0])
+    _, generation = generate(bundle)
     assert (generation.prefill_seconds, generation.step_seconds) == (5, [5] * 4)
 
 
 def test_stop_is_suppressed_below_the_minimum(tmp_path):
-    bundle, stream = open_stream(tmp_path / "b", choose=stop_at(0))
-    tokens, generation = generate(stream, bundle, min_tokens=6)
+    bundle, _ = open_stream(tmp_path / "b", choose=stop_at(0))
+    tokens, generation = generate(bundle, min_tokens=6)
     assert (len(tokens), generation.stopped) == (6, "stop token")
 
 

@@ -1,0 +1,183 @@
+"""Patches of four tokens on a Qwen2-0.5B shape beside the same backbone unpatched: time per token, caches, memory.
+
+    python -m benchmarks.patch                     int8 and int4, each with its gate
+    python -m benchmarks.patch --weights fp32      any other format, for comparison
+
+Weights are random; compressor and extractor have the sizes of the paper (TLDR, arXiv 2606.09019, table 7). Both graphs
+run through the runtime's own sources, sampling included, on one thread, in turns: k steps of the one, then a step of
+the other. The codec is left out on both sides. Then the patched one runs in processes of its own, whose runs draw one
+token and four: the weights of the k steps are packed once where the peaks are the same. Prints a line per gate; exit
+status 1 where one is missed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.checkpoints import write_checkpoint
+from benchmarks.patch_source import PREFIX, PROMPT, SAMPLING, open_source
+from benchmarks.shape05b import CONFIG, MEGABYTE
+from sottovoce.export.bundle_writer import file_entries
+from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.head import speech_ranges
+from sottovoce.export.patch_graph import PatchOptions, export_patches
+from sottovoce.models.checkpoint import Checkpoint
+from sottovoce.models.patch.config import PatchConfig, StackConfig
+from sottovoce.models.patch.decoder import PatchDecoder
+from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.manifest import MANIFEST, SCHEMA, Manifest
+from sottovoce.runtime.utterance import Utterance
+
+RATIOS = {"int8": 2.3, "int4": 2.6}
+"""Gates: time per token unpatched over patched, by the format of the weights."""
+
+CACHE, SPREAD = 0.26, 1.03
+"""Gates: slots of twelve seconds, patched over unpatched; peak drawing k tokens a run over the peak drawing one."""
+
+PLAIN, PATCHED = "plain", "patched"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run: HF `config`, the nets around it, and in each of `runs` the `tokens` of an utterance."""
+
+    config: dict[str, Any]
+    patches: PatchConfig
+    tokens: int = 300
+    runs: int = 5
+
+
+PAPER = Setting(CONFIG, PatchConfig(4, StackConfig(1, 8, 112, 4, 3584), StackConfig(4, 8, 112, 4, 3584)))
+
+
+def make_bundles(setting: Setting, weights: str, folder: Path) -> dict[str, Path]:
+    """Both bundles with full windows, as export lays them out; random weights have nothing to be verified by."""
+    if not (folder / "model.safetensors").exists():
+        write_checkpoint(folder, setting.config)
+    checkpoint, size = Checkpoint.open(folder), setting.patches.patch
+    steps = -(-setting.tokens // size)
+    made = {kind: folder / f"{kind}-{weights}" for kind in (PLAIN, PATCHED)}
+    for path in made.values():
+        path.mkdir()
+    slots, window = len(PREFIX), setting.tokens + 1
+    options = DecoderOptions(weights, slots, window, slots + window, speech_ranges(PROMPT))  # type: ignore[arg-type]
+    _write_manifest(made[PLAIN], export_decoder(checkpoint, options, made[PLAIN]))
+    slots -= 75 - -(-75 // size)
+    sizes = slots, steps + 1, PROMPT.max_prompt_codes, slots + steps + 1
+    decoder = PatchDecoder(checkpoint.load(), setting.patches, PROMPT)
+    parts = export_patches(decoder, PROMPT, PatchOptions(weights, *sizes), made[PATCHED])  # type: ignore[arg-type]
+    _write_manifest(made[PATCHED], parts)
+    return made
+
+
+def _write_manifest(folder: Path, parts: DecoderParts) -> None:
+    """The manifest of a decoder alone."""
+    manifest = Manifest(
+        SCHEMA, file_entries(folder), "", {}, parts.flavour, parts.min_onnxruntime, parts.cache, parts.io,
+        parts.weights, parts.head, parts.max_position, None, None, None, None, "failed", patch=parts.patch,
+    )  # fmt: skip
+    (folder / MANIFEST).write_text(manifest.to_json())
+
+
+@dataclass(frozen=True)
+class Found:
+    """Seconds per token, [runs] of each kind; slots of the ring, bytes of all caches; runs of the graph per patch."""
+
+    seconds: dict[str, list[float]]
+    slots: dict[str, int]
+    cache: dict[str, int]
+    disk: dict[str, int]
+    calls: float
+    peaks: dict[int, int]
+
+
+def measure(setting: Setting, weights: str, folder: Path) -> Found:
+    """Both kinds in turns, in this process; then the peaks."""
+    paths, size = make_bundles(setting, weights, folder), setting.patches.patch
+    opened = {kind: open_source(path) for kind, path in paths.items()}
+    seconds: dict[str, list[float]] = {kind: [] for kind in paths}
+    patches = calls = 0
+    for run in range(setting.runs):
+        for source, _ in opened.values():
+            source.begin(Utterance(PREFIX, SAMPLING, run, setting.tokens + size, setting.tokens))
+        spent, before = dict.fromkeys(paths, 0.0), opened[PATCHED][1].runs
+        rounds = setting.tokens // size - 1
+        for _ in range(rounds):
+            for kind, (source, _) in opened.items():
+                start = time.perf_counter()
+                for _ in range(size // source.size):
+                    source.step()
+                spent[kind] += time.perf_counter() - start
+        for kind, total in spent.items():
+            seconds[kind].append(total / (rounds * size))
+        patches, calls = patches + rounds, calls + opened[PATCHED][1].runs - before
+    manifests = {kind: load_bundle(path, threads=1, verify_hashes=False).manifest for kind, path in paths.items()}
+    return Found(
+        seconds,
+        {kind: manifest.cache.groups[0].window for kind, manifest in manifests.items()},
+        {kind: manifest.cache.bytes for kind, manifest in manifests.items()},
+        {kind: sum(entry.size for entry in manifest.files.values()) for kind, manifest in manifests.items()},
+        calls / patches,
+        {draws: _peak(paths[PATCHED], draws, setting.tokens // size) for draws in (1, size)},
+    )
+
+
+def _peak(folder: Path, draws: int, patches: int) -> int:
+    """Peak bytes of a process that does nothing but speak, its runs drawing so many tokens."""
+    command = [sys.executable, "-m", "benchmarks.patch_source", str(folder), str(draws), str(patches)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout)
+
+
+def report(weights: str, found: Found, size: int) -> bool:
+    """Print what was found and a line for each gate; True where all are met."""
+    for kind in (PLAIN, PATCHED):
+        time_per_token, each = 1e3 * float(np.median(found.seconds[kind])), found.cache[kind] / MEGABYTE
+        disk = found.disk[kind] / MEGABYTE
+        print(f"  {weights} {kind}: {time_per_token:.3f} ms per token, cache {each:.2f} MB, on disk {disk:.1f} MB")
+    ratios = np.array(found.seconds[PLAIN]) / np.array(found.seconds[PATCHED])
+    print("  ratios, run by run: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
+    print("  peaks: " + ", ".join(f"{k} a run {peak / MEGABYTE:.1f} MB" for k, peak in found.peaks.items()))
+    print(
+        f"  all caches, prefix and compressor too: {found.cache[PATCHED] / found.cache[PLAIN]:.3f} of the plain one's"
+    )
+    lowest, ratio = RATIOS.get(weights, 0.0), float(np.median(ratios))
+    slots, spread = found.slots[PATCHED] / found.slots[PLAIN], found.peaks[size] / found.peaks[1]
+    gates = [
+        (f"time per token, plain / patched, {weights}", ratio, "at least", lowest, ratio >= lowest),
+        ("slots of what is said, patched / plain", slots, "at most", CACHE, slots <= CACHE),
+        ("runs of the graph per patch", found.calls, "exactly", 1.0, found.calls == 1),
+        (f"peak drawing {size} a run / 1 a run", spread, "at most", SPREAD, spread <= SPREAD),
+    ]
+    for name, value, how, limit, met in gates:
+        print(f"{'ok  ' if met else 'MISS'} {name}: {value:.3f} ({how} {limit:g})")
+    return all(met for *_, met in gates)
+
+
+def main(argv: Sequence[str] | None = None, setting: Setting = PAPER) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--weights", nargs="+", default=list(RATIOS), help="formats, each measured by itself (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write what was found here too")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {weights: measure(setting, weights, Path(folder)) for weights in args.weights}
+    if args.json:
+        args.json.write_text(json.dumps({name: asdict(each) for name, each in found.items()}, indent=1) + "\n")
+    met = [report(weights, each, setting.patches.patch) for weights, each in found.items()]
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The loop over a patch voice's graph: what torch says, one run for each patch, and why an utterance ends."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sottovoce.errors import OptionError, TextError
+from sottovoce.models.patch.decoder import PatchDecoder
+from sottovoce.models.patch.stream import PatchStream
+from sottovoce.models.voice import Voice
+from sottovoce.runtime.bundle import Bundle, load_bundle
+from sottovoce.runtime.manifest import Prompt, SamplingSpec
+from sottovoce.runtime.patch_decode import PatchSource
+from sottovoce.runtime.patch_prefix import cut_prefix
+from sottovoce.runtime.prefix import build_prefix, prefix_slots, text_room
+from sottovoce.runtime.prompt import find_prompt
+from sottovoce.runtime.sampling import Sampler
+from sottovoce.runtime.speak import speak
+from sottovoce.runtime.utterance import Generation, Utterance
+from tests.runtime.fakes import GARBAGE
+from tests.tiny import MARKS, STOP
+
+EVERY_RULE = SamplingSpec(
+    temperature=0.9, top_k=30, top_p=0.95, repetition_penalty=1.2, repetition_window=9, ras_window=10, ras_tau=0.2
+)
+FREE = 10**6
+"""A least length that no test reaches: no stop is drawn."""
+
+
+class Counted:
+    """The graph, counting its runs."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.runs = session, 0
+
+    def io_binding(self) -> Any:
+        return self.session.io_binding()
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self.runs += 1
+        self.session.run_with_iobinding(binding)
+
+
+@pytest.fixture(scope="module")
+def bundle(patch_bundle: Path) -> Bundle:
+    return load_bundle(patch_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def patches(patch_voice: Path) -> PatchDecoder:
+    return Voice.open(patch_voice).patches().load()
+
+
+def open_source(bundle: Bundle, chunk: int = 64) -> tuple[PatchSource, Counted]:
+    """A source whose slots hold garbage, and the graph that it runs."""
+    counted: Any = Counted(bundle.decoder)
+    assert bundle.manifest.patch is not None
+    source = PatchSource(replace(bundle, decoder=counted), bundle.manifest.patch, chunk)
+    assert source.compressor is not None
+    for buffers in (*source.cache.sets, source.compressor.buffers):
+        buffers[:] = GARBAGE
+    return source, counted
+
+
+def by_torch(patches: PatchDecoder, bundle: Bundle, utterance: Utterance) -> tuple[list[int], bool]:
+    """The same tokens by the reference and the runtime's sampler, and whether a stop ended them."""
+    sampler = Sampler(utterance.sampling, bundle.token_ids, (STOP,), utterance.seed, utterance.min_tokens)
+    stream = PatchStream(patches, bundle.manifest.cache.groups[0].prefix, bundle.manifest.cache.groups[0].window)
+    stream.prefill(utterance.prefix)
+    said = list(stream.patch(sampler.draw))
+    while len(said) < utterance.max_tokens and not stream.ended:
+        said += stream.patch(sampler.draw)
+    return said[: utterance.max_tokens], stream.ended and len(said) < utterance.max_tokens
+
+
+@pytest.mark.parametrize("chunk", [1000, 5])
+def test_it_says_what_torch_says(bundle: Bundle, patches: PatchDecoder, chunk: int) -> None:
+    """The backbone's ring goes round three times, the compressor's six; one run for each patch, of each utterance."""
+    source, counted = open_source(bundle, chunk)
+    for name, seed in (("ada", 1), ("bob", 2)):
+        prefix = build_prefix(bundle, (60, 61, 62, 63, 64), find_prompt(bundle, name))
+        utterance = Utterance(prefix, EVERY_RULE, seed, FREE, 90)
+        counted.runs = 0
+        generation = Generation(source, utterance)
+        assert list(generation) == by_torch(patches, bundle, utterance)[0]
+        pieces = -(-prefix_slots(bundle.manifest, prefix) // chunk)
+        assert counted.runs == pieces + len(generation.step_seconds) == pieces + 22
+        assert generation.stopped == "max length" and len(generation.tokens) == 90
+
+
+def test_a_stop_inside_a_patch_ends_it_there(bundle: Bundle, patches: PatchDecoder) -> None:
+    """At several places of a patch; all utterances over the same buffers."""
+    source, counted = open_source(bundle)
+    places, prefix = set(), build_prefix(bundle, (60, 61, 62), find_prompt(bundle, "ada"))
+    for seed in range(40):
+        utterance = Utterance(prefix, replace(EVERY_RULE, temperature=2.0, top_k=0, top_p=1.0), seed, seed % 9, 60)
+        said, ended = by_torch(patches, bundle, utterance)
+        counted.runs, generation = 0, Generation(source, utterance)
+        assert list(generation) == said
+        assert generation.stopped == ("stop token" if ended else "max length")
+        assert counted.runs == 1 + len(generation.step_seconds)
+        if ended:
+            assert len(said) >= seed % 9
+            places.add(len(said) % 4)
+        if len(places) == 3:
+            return
+    pytest.fail(f"stops were drawn at {places} alone")
+
+
+class Patches:
+    """A source of what it was given."""
+
+    size, max_position, position, nbytes = 2, 9, 0, 0
+
+    def __init__(self, *patches: list[int]) -> None:
+        self.patches = list(patches)
+
+    def begin(self, utterance: Utterance) -> list[int]:
+        return self.step()
+
+    def step(self) -> list[int]:
+        return self.patches.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("patches", "said", "stopped"),
+    [
+        ([[]], [], "stop token"),
+        ([[1]], [1], "stop token"),
+        ([[1, 2], []], [1, 2], "stop token"),
+        ([[1, 2], [3, 4]], [1, 2, 3], "max length"),
+        ([[1, 2], [3]], [1, 2, 3], "max length"),
+    ],
+)
+def test_where_a_stop_may_stand(patches: list[list[int]], said: list[int], stopped: str) -> None:
+    """The first of a patch, or the last; an utterance that is long enough ends without."""
+    generation = Generation(Patches(*patches), Utterance((60,), EVERY_RULE, 0, 0, 3))
+    assert list(generation) == generation.tokens == said and generation.stopped == stopped
+
+
+def test_it_ends_where_positions_do(bundle: Bundle) -> None:
+    source, _ = open_source(bundle)
+    source.max_position = 12
+    prefix = build_prefix(bundle, (60, 61), Prompt((1, 2, 3), "i"))
+    generation = Generation(source, Utterance(prefix, EVERY_RULE, 0, FREE, 90))
+    slots = prefix_slots(bundle.manifest, prefix)
+    assert slots == len(prefix) - 2
+    assert len(list(generation)) == 4 * (12 - slots + 1) and generation.stopped == "max position"
+    with pytest.raises(TextError, match="position 12 is past"):
+        source.step()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        ((), "the prefix is empty"),
+        ((60,) * 61, "need 61 prefix slots and this bundle holds 60"),
+        ((60, *range(41)), "longer than the 40 codes"),
+    ],
+)
+def test_prefixes_that_do_not_fit(bundle: Bundle, prefix: tuple[int, ...], says: str) -> None:
+    source, counted = open_source(bundle)
+    with pytest.raises(TextError, match=says):
+        source.begin(Utterance(prefix, EVERY_RULE, 0, 0, 9))
+    assert counted.runs == 0
+
+
+def test_room_is_counted_in_patches(bundle: Bundle) -> None:
+    """20 codes of a clip take 5 of the 60 slots."""
+    prompt = find_prompt(bundle, "ada")
+    assert len(prompt.codes) == 20
+    taken = len(build_prefix(bundle, (), prompt)) - 20 + 5
+    assert text_room(bundle, prompt) == 60 - taken
+
+
+def test_bad_chunk(bundle: Bundle) -> None:
+    with pytest.raises(OptionError, match="--prefill-chunk 0"):
+        open_source(bundle, 0)
+
+
+def test_caches_are_the_manifests(bundle: Bundle) -> None:
+    source, _ = open_source(bundle)
+    assert source.nbytes == bundle.manifest.cache.bytes
+    speech = speak(bundle, "Hello there.", find_prompt(bundle, "ada"))
+    assert speech.whole().size
+    (sentence,) = speech.stats().sentences
+    assert speech.stats().cache_bytes == bundle.manifest.cache.bytes
+    assert len(sentence.step_seconds) == -(-(len(sentence.codes) + (sentence.stopped == "stop token")) // 4) - 1
+
+
+def test_a_prefix_is_cut_anywhere() -> None:
+    """Words 60.., codes 0..47: the pieces say what the whole says, in its order."""
+    prefix = (60, 61, *range(9), 62, MARKS[0])
+    (whole,) = cut_prefix(prefix, range(48), 4, 100)
+    assert whole.text == (60, 61, 62, MARKS[0]) and whole.source == (0, 1, 4, 5, 6, 2, 3)
+    assert whole.patches.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, -1, -1, -1]]
+    pieces = cut_prefix(prefix, range(48), 4, 2)
+    assert [(p.text, len(p.patches), p.first, p.source) for p in pieces] == [
+        ((60, 61), 0, 0, (0, 1)),
+        ((), 2, 0, (1, 2)),
+        ((62,), 1, 2, (1, 0)),
+        ((MARKS[0],), 0, 3, (0,)),
+    ]
+    assert torch.tensor(pieces[1].patches.tolist()).tolist() == whole.patches[:2].tolist()
