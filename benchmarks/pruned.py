@@ -25,7 +25,8 @@ from benchmarks.checkpoints import write_checkpoint
 from benchmarks.shape05b import CONFIG, MEGABYTE
 from benchmarks.steady_memory import export_reference
 from sottovoce.compress.layers import keep_in_config, keep_layers
-from sottovoce.devices.profile import Profile, profile_bundle
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.report import Profile
 from sottovoce.export.assemble import export_bundle
 from sottovoce.export.plan import Request
 from sottovoce.models.checkpoint import CONFIG as FILE

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.steady_memory import export_reference
-from sottovoce.devices.command import figures, machine_line, side_by_side
-from sottovoce.devices.profile import Profile, profile_bundle
+from sottovoce.devices.figures import figures, machine_line, side_by_side
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.report import Profile
 
 RTF = 0.15
 """Gate: seconds of work per second of audio, median."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sottovoce.devices.machine import describe_machine
 from sottovoce.devices.memory import read_memory
-from sottovoce.devices.worker import utter
 from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.prompt import find_prompt
+from sottovoce.runtime.speak import speak
 
 TEXTS = (
     "Yes.",
@@ -72,7 +73,7 @@ def measure(folder: Path, utterances: int, threads: int) -> NDArray[np.float64]:
     bundle = load_bundle(folder, threads)
     readings = []
     for number in range(utterances):
-        utter(bundle, TEXTS[number % len(TEXTS)], number)
+        speak(bundle, TEXTS[number % len(TEXTS)], find_prompt(bundle, None), seed=number).whole()
         memory = read_memory()
         readings.append((memory.resident + memory.swapped) / 1e6)
     return np.array(readings[int(WARM_UP * utterances) :])

@@ -1,4 +1,4 @@
-"""Memory of the running process, as the operating system counts it. All figures are bytes.
+"""Memory of a process, as the operating system counts it. All figures are bytes.
 
 `peak` is max(VmHWM, VmRSS + VmSwap): VmHWM misses pages that were swapped out. `ru_maxrss` is inherited from the parent
 on Linux, so it serves only where there is no /proc.
@@ -25,6 +25,21 @@ class Memory:
     proportional: int | None
 
 
+@dataclass(frozen=True)
+class Mappings:
+    """Resident bytes by what is behind them, the bundle's files, other files or nothing; and swapped ones."""
+
+    bundle: int
+    files: int
+    anonymous: int
+    swapped: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.bundle + self.files + self.anonymous + self.swapped
+
+
 def read_memory() -> Memory:
     """Memory of this process. Raises OptionError on a system that offers neither /proc nor getrusage."""
     status = PROC / "status"
@@ -37,9 +52,9 @@ def read_memory() -> Memory:
 
 def from_proc(status: str, rollup: str | None) -> Memory:
     """Memory from the text of /proc/self/status and, where the kernel has it, /proc/self/smaps_rollup."""
-    fields = _kilobytes(status)
+    fields = kilobytes(status)
     resident, swapped = fields["VmRSS"], fields.get("VmSwap", 0)
-    pss = _kilobytes(rollup).get("Pss") if rollup else None
+    pss = kilobytes(rollup).get("Pss") if rollup else None
     return Memory(resident, swapped, max(fields.get("VmHWM", 0), resident + swapped), pss)
 
 
@@ -54,22 +69,37 @@ def from_getrusage() -> Memory:
     return Memory(resident, 0, max(peak, resident), None)
 
 
-def mapped_bytes(folder: Path) -> int | None:
-    """Resident bytes of files under `folder` that this process has mapped; None where /proc/self/smaps is missing."""
+def read_mappings(folder: Path) -> Mappings | None:
+    """This process's memory by what is behind it, for the bundle in `folder`; None without /proc/self/smaps."""
     text = _read(PROC / "smaps")
-    return None if text is None else mapped_from_smaps(text, folder.resolve())
+    return None if text is None else from_smaps(text, folder.resolve())
 
 
-def mapped_from_smaps(text: str, folder: Path) -> int:
-    """Sum of `Rss` over the mappings in the text of /proc/self/smaps whose file lies under `folder`."""
-    total, inside = 0, False
+def from_smaps(text: str, folder: Path) -> Mappings:
+    """Mappings of the text of /proc/self/smaps; pages of a file that were written to are anonymous."""
+    bundle = files = anonymous = swapped = 0
+    inside = False
     for line in text.splitlines():
         words = line.split(maxsplit=5)
         if not words[0].endswith(":"):  # a header: "7f00-7f10 r--p 00000000 08:01 123   /path"
             inside = len(words) == 6 and Path(words[5]).is_relative_to(folder)
-        elif words[0] == "Rss:" and inside:
-            total += int(words[1]) * 1024
-    return total
+        elif words[0] == "Rss:":
+            resident = int(words[1]) * 1024
+            bundle, files = (bundle + resident, files) if inside else (bundle, files + resident)
+        elif words[0] == "Anonymous:":
+            written = int(words[1]) * 1024
+            anonymous += written
+            bundle, files = (bundle - written, files) if inside else (bundle, files - written)
+        elif words[0] == "Swap:":
+            swapped += int(words[1]) * 1024
+    return Mappings(bundle, files, anonymous, swapped)
+
+
+def page_faults() -> int:
+    """Pages this process had to read from storage so far (major faults)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _read(path: Path) -> str | None:
@@ -80,7 +110,7 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _kilobytes(text: str) -> dict[str, int]:
+def kilobytes(text: str) -> dict[str, int]:
     """`Name:   123 kB` lines as bytes."""
     pairs = (line.split(":", 1) for line in text.splitlines() if line.endswith(" kB"))
     return {name: int(value.split()[0]) * 1024 for name, value in pairs}

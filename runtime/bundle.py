@@ -53,15 +53,21 @@ class Bundle:
         return self.speaking
 
 
-def load_bundle(folder: str | Path, threads: int | None = None, verify_hashes: bool = True) -> Bundle:
+def load_bundle(
+    folder: str | Path,
+    threads: int | None = None,
+    verify_hashes: bool = True,
+    open_graph: Callable[[Path, int], Session] | None = None,
+) -> Bundle:
     """Open the bundle in `folder` with `threads` threads per graph (None: the usable processors, at most 4).
 
     Raises BundleError for a missing, truncated or altered file or a newer schema, ContractError for a graph that
     contradicts the manifest, OptionError for a bad thread count. Without `verify_hashes` only names and sizes are
-    checked.
+    checked; `open_graph` opens each graph, for callers that measure.
     """
     root = Path(folder)
     count = thread_count(threads)
+    opened = open_graph or open_session
     seconds: dict[str, float] = {}
     manifest = read_manifest(root)
     check_onnxruntime(manifest.min_onnxruntime)
@@ -69,15 +75,17 @@ def load_bundle(folder: str | Path, threads: int | None = None, verify_hashes: b
     with _timed(seconds, "hashes"):
         check_files(root, manifest, verify_hashes)
     with _timed(seconds, "decoder"):
-        decoder = open_session(inside(root, manifest.decoder), count)
+        decoder = opened(inside(root, manifest.decoder), count)
         check_decoder(manifest, decoder)
-    voice = _open_voice(root, manifest, count, seconds)
+    voice = _open_voice(root, manifest, count, seconds, opened)
     ids = token_ids(manifest.head)
     ids.flags.writeable = False
     return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds))
 
 
-def _open_voice(root: Path, manifest: Manifest, threads: int, seconds: dict[str, float]) -> Voice | None:
+def _open_voice(
+    root: Path, manifest: Manifest, threads: int, seconds: dict[str, float], open_graph: Callable[[Path, int], Session]
+) -> Voice | None:
     """The codec and the text front end; None where the manifest has neither."""
     prompt, text, sampling, codec = manifest.prompt, manifest.text, manifest.sampling, manifest.codec
     if prompt is None and text is None and sampling is None and codec is None:
@@ -88,7 +96,7 @@ def _open_voice(root: Path, manifest: Manifest, threads: int, seconds: dict[str,
         raise BundleError(f"{root / 'manifest.json'}: {absent} is missing, and a voice needs it to speak")
     check_voice(prompt, sampling, codec, manifest.head)
     with _timed(seconds, "codec"):
-        session = open_session(inside(root, codec.decoder), threads)
+        session = open_graph(inside(root, codec.decoder), threads)
         check_codec(codec, session)
     with _timed(seconds, "text"):
         frontend = load_frontend(root, text)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sottovoce.errors import MissingExtraError, ParityError, SottovoceError
+from sottovoce.errors import FitError, MissingExtraError, ParityError, SottovoceError
 
 EXTRAS: Final = {
     "tokenizers": "text",
@@ -27,12 +27,13 @@ EXTRAS: Final = {
     "accelerate": "compress",
     "matplotlib": "compress",
     "peft": "compress",
+    "jinja2": "report",
 }
 """The extra that brings each optional module."""
 
 
 def guarded(run: Callable[[], int], debug: bool = False) -> int:
-    """The exit status of `run`: its own, or 1 for a failed parity gate, 2 for bad input, 130 for Ctrl-C or SIGTERM.
+    """The exit status of `run`: its own, or 1 for a failed gate, 2 for bad input, 130 for Ctrl-C or SIGTERM.
 
     Errors of this package, of the operating system, and missing extras are printed as one line, unless `debug`.
     """
@@ -72,7 +73,7 @@ def _ending() -> Iterator[None]:
 def report(error: Exception) -> int:
     """Print `error` as one line on stderr; its exit status."""
     print("sottovoce:", " ".join(str(error).split()), file=sys.stderr)
-    return 1 if isinstance(error, ParityError) else 2
+    return 1 if isinstance(error, ParityError | FitError) else 2
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

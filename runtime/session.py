@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,10 +112,10 @@ def thread_count(asked: int | None) -> int:
     return min(usable, 4)
 
 
-def open_session(path: Path, threads: int) -> Session:
+def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None = None) -> Session:
     """`path` opened on the CPU with `threads` threads that sleep while idle (no spinning).
 
-    Raises BundleError where ONNX Runtime refuses the graph.
+    `adjust` may change the SessionOptions. Raises BundleError where ONNX Runtime refuses the graph.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -123,6 +123,8 @@ def open_session(path: Path, threads: int) -> Session:
     options.log_severity_level = 4  # errors are raised, and said once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if adjust:
+        adjust(options)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base

@@ -26,7 +26,9 @@ def raiser(error):
 
 @pytest.mark.parametrize("kind", [c for c in classes() if c is not errors.MissingExtraError])
 def test_errors_become_one_line_and_a_status(kind, capsys):
-    assert guarded(raiser(kind("what is wrong,\n  and what mends it"))) == (1 if kind is errors.ParityError else 2)
+    assert guarded(raiser(kind("what is wrong,\n  and what mends it"))) == (
+        1 if kind in (errors.ParityError, errors.FitError) else 2
+    )
     assert capsys.readouterr().err == "sottovoce: what is wrong, and what mends it\n"
     with pytest.raises(kind):
         guarded(raiser(kind("x")), debug=True)

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     ),
     "profile": ("sottovoce.devices.command", "measure memory, latency and real-time factor"),
     "mil": ("sottovoce.export.mil.command", "run and show Core ML packages, on any machine"),
+    "fit": ("sottovoce.devices.fit_command", "tell whether a bundle fits a device, and how fast it will be"),
+    "devices": ("sottovoce.devices.table_command", "list the devices that fit knows, with sources"),
     "demo": ("sottovoce.demo", "export, verify, speak and profile the committed voice"),
 }
 """Command → module with `add_arguments(parser)` and `run(args) -> exit status`, and its line of help."""

@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sottovoce.devices.command import figures, machine_line, side_by_side
-from sottovoce.devices.profile import Profile, profile_bundle
+from sottovoce.devices.figures import figures, machine_line, side_by_side
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.report import Profile
 from sottovoce.errors import VoiceError
 from sottovoce.export.assemble import Progress, export_bundle
 from sottovoce.export.plan import Request

@@ -11,10 +11,12 @@ SottovoceError
 ├── PromptError (ValueError)          a reference clip that cannot be used
 ├── CorpusError (ValueError)          a corpus to learn from is malformed, or utterances of it cannot be used
 ├── OptionError (ValueError)          an option's value cannot be honoured
+├── TargetError (ConnectionError)     a machine to measure on cannot be reached or used
+├── FitError (MemoryError)            a bundle does not fit the memory it was given
 ├── TrainingError (ArithmeticError)   training cannot go on
 └── OutputError (OSError)             a file or folder cannot be written
 
-The command line prints the message as one line and exits with status 2 (ParityError: 1).
+The command line prints the message as one line and exits with status 2 (ParityError and FitError: 1).
 """
 
 
@@ -64,6 +66,14 @@ class CorpusError(SottovoceError, ValueError):
 
 class OptionError(SottovoceError, ValueError):
     """An option's value cannot be honoured."""
+
+
+class TargetError(SottovoceError, ConnectionError):
+    """A machine to measure on cannot be reached, or cannot do what it is asked."""
+
+
+class FitError(SottovoceError, MemoryError):
+    """A bundle does not fit the memory it was given."""
 
 
 class TrainingError(SottovoceError, ArithmeticError):

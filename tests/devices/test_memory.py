@@ -11,11 +11,17 @@ from sottovoce.devices import memory
 STATUS = "Name:\tpython\nVmPeak:\t  900 kB\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\nVmSwap:\t  150 kB\n"
 SMAPS = """7f00-7f10 r--p 00000000 08:01 123                        /bundle/decoder.onnx.data
 Rss:                  40 kB
-Private_Clean:         0 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 7f10-7f20 rw-p 00000000 00:00 0
 Rss:                   7 kB
-7f20-7f30 r--p 00000000 08:01 124                        /elsewhere/decoder.onnx.data
+Anonymous:             7 kB
+Swap:                  2 kB
+7f20-7f30 rw-p 00000000 08:01 124                        /elsewhere/decoder.onnx.data
 Rss:                  90 kB
+Anonymous:            30 kB
+Swap:                  0 kB
+VmFlags: rd mr
 """
 
 
@@ -28,20 +34,24 @@ def test_peak_is_the_high_water_mark_when_nothing_is_swapped() -> None:
     assert memory.from_proc(STATUS.replace("150 kB", "0 kB"), None).peak == 300 * 1024
 
 
-def test_mapped_counts_files_of_the_folder_only() -> None:
-    assert memory.mapped_from_smaps(SMAPS, Path("/bundle")) == 40 * 1024
+def test_mappings_are_told_apart() -> None:
+    found = memory.from_smaps(SMAPS, Path("/bundle"))
+    assert found == memory.Mappings(bundle=40 * 1024, files=60 * 1024, anonymous=37 * 1024, swapped=2 * 1024)
+    assert found.total == 139 * 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_mapped_file_is_seen(tmp_path: Path) -> None:
     size = 1 << 20
     (tmp_path / "weights.data").write_bytes(bytes(size))
-    before = memory.mapped_bytes(tmp_path)
+    before = memory.read_mappings(tmp_path)
     with (tmp_path / "weights.data").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         assert sum(view[::4096]) == 0
-        mapped = memory.mapped_bytes(tmp_path)
-    assert before == 0
-    assert mapped == size
+        mapped = memory.read_mappings(tmp_path)
+    assert before
+    assert mapped
+    assert before.bundle == 0
+    assert mapped.bundle == size
 
 
 @pytest.mark.parametrize("read", [memory.read_memory, memory.from_getrusage])

@@ -10,8 +10,10 @@ import pytest
 
 from sottovoce.__main__ import main
 from sottovoce.devices import command, profile
-from sottovoce.devices.profile import read_profile, summarise
-from sottovoce.devices.worker import Utterance
+from sottovoce.devices.readings import Job, Utterance
+from sottovoce.devices.report import Spread, read_profile
+from sottovoce.devices.summary import slope, stage_times, summarise
+from sottovoce.devices.supervise import Order, supervise
 from sottovoce.errors import BundleError
 from tests import tiny
 
@@ -70,24 +72,65 @@ def test_a_decoder_alone_has_steps_but_no_sound(tmp_path: Path, capsys) -> None:
     assert "--text" in capsys.readouterr().err
 
 
+def utterance(busy: float, ttfa: float | None, audio: float, steps: tuple[float, ...]) -> Utterance:
+    return Utterance(busy, ttfa, audio, 0.1, (0.2,), steps, (), (0.3,), len(steps) + 2, (), 1000)
+
+
 def test_medians_leave_the_first_utterance_out() -> None:
-    slow, fast = Utterance(9.0, 8.0, 1.0, (9.0,)), Utterance(0.5, 0.1, 1.0, (0.1, 0.2, 0.3, 0.4))
-    timing = summarise([slow, fast, replace(fast, busy=0.7), replace(fast, busy=0.6)], {})
+    slow, fast = utterance(9.0, 8.0, 1.0, (9.0,)), utterance(0.5, 0.1, 1.0, (0.1, 0.2, 0.3, 0.4))
+    spoken = [slow, fast, replace(fast, busy=0.7), replace(fast, busy=0.6)]
+    timing = summarise(spoken, {}, {})
     assert (timing.first_ttfa, timing.ttfa, timing.rtf) == (8.0, 0.1, 0.6)
     assert (timing.step_p50, timing.step_p95) == (0.3, 0.4)
+    assert timing.tokens_per_second == pytest.approx(4.0)
+    assert timing.runs_per_second == 6.0
+    step = next(stage for stage in stage_times(spoken) if stage.name == "step")
+    assert (step.cold, step.warm) == (Spread(1, 9.0, 9.0, 9.0), Spread(12, 0.3, 0.4, 0.4))
 
 
 def test_a_voice_that_makes_no_sound_has_no_time_to_it() -> None:
-    silent = Utterance(0.5, None, 0.0, ())
-    timing = summarise([silent, silent, replace(silent, busy=0.7)], {})
+    silent = utterance(0.5, None, 0.0, ())
+    timing = summarise([silent, silent, replace(silent, busy=0.7)], {}, {})
     assert (timing.first_ttfa, timing.ttfa, timing.rtf, timing.audio) == (None, None, None, None)
+    assert (timing.tokens_per_second, timing.runs_per_second) == (None, None)
+
+
+def test_growth_is_a_slope() -> None:
+    assert slope([5, 7, 9, 11]) == 2
+    assert slope([5, 7]) is None
+
+
+def test_what_was_measured_adds_up(report) -> None:
+    """Each term is measured by itself; a tiny voice is mostly Python, whose garbage is a larger share."""
+    terms = report.terms
+    assert terms.cache > 0
+    assert terms.interpreter > 5e6
+    assert terms.libraries > 5e6
+    assert min(terms.weights_anonymous, terms.arena, terms.weights_mapped, terms.text + 1e6) >= 0
+    assert abs(terms.unexplained) < 0.03 * terms.total
+
+
+def test_stages_are_told_apart(report) -> None:
+    """Time and memory that are told apart by stage are those of the whole."""
+    spoken = report.utterances[1]
+    parts = spoken.text + sum(spoken.prefill) + sum(spoken.steps) + sum(spoken.sampling) + sum(spoken.codec)
+    assert 0.5 * spoken.busy < parts <= spoken.busy
+    assert len(spoken.steps) == len(spoken.sampling) == len(spoken.codes) or len(spoken.steps) + 1 == len(spoken.codes)
+    assert {stage.name for stage in report.times if stage.warm} == {"text", "prefill", "step", "sampling", "codec"}
+    kinds = {(operator.graph, operator.kind) for operator in report.operators}
+    assert ("decoder", "GroupQueryAttention") in kinds
+    assert any(graph == "codec_decoder" for graph, _ in kinds)
+    assert report.samples
+    assert max(sample.anonymous + sample.files for sample in report.samples) <= 1.02 * report.memory.peak
+    assert len(report.processors) == report.threads
+    assert set(report.timing.reload) == set(report.timing.load)
 
 
 def test_an_error_of_the_worker_is_one_line_here(tmp_path: Path, tiny_bundle: Path, capsys) -> None:
     assert main(["profile", str(tmp_path)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
     assert main(["profile", str(tiny_bundle), "--text", "", "--threads", "1"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("sottovoce: ") == 1
     assert main(["profile", str(tiny_bundle), "--runs", "0"]) == 2
 
 
@@ -97,10 +140,11 @@ def test_an_output_that_cannot_be_written_is_known_before_measuring(tiny_bundle:
     assert main(["profile", str(tiny_bundle), "-o", str(tmp_path / "none" / "report.json")]) == 2
 
 
-def test_a_worker_that_dies_is_reported(tiny_bundle: Path, monkeypatch) -> None:
+def test_a_worker_that_dies_is_reported(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("sys.executable", shutil.which("false"))
-    with pytest.raises(BundleError, match="ended with status 1"):
-        profile.profile_bundle(tiny_bundle)
+    found = supervise(Order(Job("a.bundle", "hello", 1, 1), str(tmp_path)))
+    assert found["error"] == "BundleError"
+    assert "measuring a.bundle ended with status 1" in found["message"]
 
 
 def test_a_report_survives_its_file(report, tmp_path: Path) -> None:

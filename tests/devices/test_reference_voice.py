@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from benchmarks import reference_voice
 
-from sottovoce.devices.profile import Profile, profile_bundle
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.report import Profile
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Machines that a bundle is measured on: this one, one reached by ssh, one reached by adb."""
