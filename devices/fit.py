@@ -1,0 +1,161 @@
+"""Will a bundle fit a device, and keep up? A prediction from the manifest, every term of it a range with its reason.
+
+Memory: the runtime's own terms were measured (`sottovoce profile` of the reference voice, int8 and fp32; onnxruntime
+1.31.1, CPython 3.11, x86-64); weights, cache and what is mapped follow from the bundle's files. Speed: a step reads all
+weights of the decoder and the cache once, so that memory bandwidth bounds it from below. Reports replace both guesses.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sottovoce.devices.report import Profile
+from sottovoce.devices.table import Device
+from sottovoce.runtime.manifest import Manifest
+
+Verdict = Literal["fits", "tight", "does not fit"]
+
+RUNTIME: Final = {"interpreter": 27.1e6, "libraries": 41.0e6, "graphs": 14.5e6, "text": 1.2e6}
+"""Bytes that do not depend on the bundle's size."""
+
+ARENA: Final = 6.3e6
+"""Bytes of the engine's arenas, decoder and codec, after prefills of 64 tokens."""
+
+RECLAIMABLE: Final = 0.5
+"""Share of mapped files that a system under pressure may do without before it slows down noticeably: a rule."""
+
+UTTERANCE: Final = (160, 260)
+"""Prefix and generated tokens of the sentence that `profile` says, with the reference voice."""
+
+REACHED: Final = (0.4, 0.7)
+"""Share of the data sheet's bandwidth that programs reach.
+
+A Raspberry Pi 4's STREAM gives 5.56 of 12.8 GB/s (sci-pi.org.uk), a Rock 5A's mbw 22.6 of 34.1 (forum.radxa.com).
+"""
+
+SHARES: Final = (0.5, 0.75)
+"""Of a device's RAM: below the first a bundle fits, up to the second it is tight. A rule: systems take the rest."""
+
+NEAR: Final = 0.05
+"""How far predictions of memory may be off."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, most likely `expected`."""
+
+    low: float
+    expected: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the memory a bundle takes, bytes, and why."""
+
+    name: str
+    size: Range
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A verdict: memory by terms (bytes) and real-time factor (None: it cannot be told), both with reasons."""
+
+    verdict: Verdict
+    terms: tuple[Term, ...]
+    memory: Range
+    rtf: Range | None
+    reasons: tuple[str, ...]
+
+
+def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ()) -> Fit:
+    """Whether the bundle of `manifest` fits `device`; `reports` are profiles taken on such a device."""
+    terms = memory_terms(manifest, reports)
+    low, expected, high = (
+        sum(getattr(term.size, name) for term in terms) * factor
+        for name, factor in (("low", 1 - NEAR), ("expected", 1), ("high", 1 + NEAR))
+    )
+    memory = Range(low, expected, high)
+    fits, tight = (share * device.ram * 1e9 for share in SHARES)
+    verdict: Verdict = "fits" if high <= fits else "tight" if expected <= tight else "does not fit"
+    rtf, reason = predict_rtf(manifest, device, reports)
+    rule = f"fits: up to {SHARES[0]:.0%} of the {device.ram:g} GB, tight: up to {SHARES[1]:.0%}: a rule of thumb"
+    return Fit(verdict, terms, memory, rtf, (rule, f"RTF: {reason}"))
+
+
+def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[Term, ...]:
+    """What a process that speaks holds at its peak."""
+    runtime, reason = dict(RUNTIME), "measured with the reference voice on x86-64"
+    if known := [report.terms for report in reports if report.terms]:
+        runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
+        reason = "median of the reports given"
+    fixed = [Term(name, _certain(size), reason) for name, size in runtime.items() if name != "libraries"]
+    libraries = runtime["libraries"]
+    size = Range(RECLAIMABLE * libraries, libraries, libraries)
+    return (
+        *fixed,
+        Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
+        Term(
+            "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"
+        ),
+        Term("mapped", mapped(manifest), "pages of the weight file that stay mapped: the embedding's, at least"),
+        Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
+        Term("arena", _certain(ARENA), "activations of prefills of 64 tokens and of the codec"),
+    )
+
+
+def _certain(size: float) -> Range:
+    """A range of one value."""
+    return Range(size, size, size)
+
+
+def loaded_bytes(manifest: Manifest) -> int:
+    """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder."""
+    encoder = manifest.codec.encoder if manifest.codec else None
+    files = manifest.files.items()
+    return sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
+
+
+def decoder_bytes(manifest: Manifest) -> int:
+    """Bytes of the decoder's weights."""
+    return sum(entry.size for name, entry in manifest.files.items() if name.endswith(".data"))
+
+
+def mapped(manifest: Manifest) -> Range:
+    """Resident pages of the weight file itself."""
+    size = decoder_bytes(manifest)
+    return Range(0, min(0.4 * size, 6e6), min(size, 12e6))
+
+
+def cache(manifest: Manifest) -> Range:
+    """Bytes of the caches that are written to; the whole where past and present swap."""
+    whole, group = manifest.cache.bytes, manifest.cache.groups[0]
+    slots = min(UTTERANCE[0], group.prefix) + min(UTTERANCE[1], group.window)
+    used = whole * slots / group.slots if manifest.cache.aliased else whole
+    return Range(used, used, whole)
+
+
+def step_bytes(manifest: Manifest) -> int:
+    """Bytes a step of the decoder reads at most: its weights and the cache."""
+    return decoder_bytes(manifest) + manifest.cache.bytes
+
+
+def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) -> tuple[Range | None, str]:
+    """Seconds of work per second of speech, and what that rests on."""
+    if manifest.codec is None:
+        return None, "a decoder alone makes no speech, so that there is no real-time factor"
+    rate = manifest.codec.sample_rate / manifest.codec.hop
+    if known := [(report.timing.rtf, report.step_bytes) for report in reports if report.timing.rtf]:
+        rtf = statistics.median(rtf / size for rtf, size in known) * step_bytes(manifest)
+        return Range(
+            0.9 * rtf, rtf, 1.1 * rtf
+        ), f"scaled by bytes per step from {len(known)} report(s) of such a device"
+    if device.bandwidth is None:
+        return None, "no source for its memory bandwidth: profile there and give the report with --report"
+    low, high = (1.0, 1.0) if device.measured else REACHED
+    fast, slow = (rate * step_bytes(manifest) / (device.bandwidth * 1e9 * share) for share in (high, low))
+    how = "measured by STREAM" if device.measured else f"of which programs reach {low:.0%} to {high:.0%}"
+    reason = f"{device.bandwidth:g} GB/s, {how}; a bound from below: slow cores and the codec add to it"
+    return Range(fast, (fast + slow) / 2, slow), reason

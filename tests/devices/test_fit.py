@@ -1,0 +1,97 @@
+"""The table of devices, and predictions held against what was measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from sottovoce.__main__ import main
+from sottovoce.devices.fit import memory_terms, predict, step_bytes
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.table import find_device, read_devices
+from sottovoce.errors import OptionError
+from sottovoce.runtime.manifest import Manifest, read_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle: Path) -> Manifest:
+    return read_manifest(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_bundle: Path):
+    return profile_bundle(tiny_bundle, "hello there", runs=1, threads=1)
+
+
+def test_every_figure_has_its_source() -> None:
+    devices = read_devices()
+    assert len(devices) >= 15
+    for name, device in devices.items():
+        given = {f for f in ("ram", "cores", "isa", "bandwidth") if getattr(device, f) is not None}
+        assert set(device.sources) == given, name
+        for source in device.sources.values():
+            assert urlsplit(source).scheme == "https" or source == "a configuration"
+    assert {device.system for device in devices.values()} >= {"Linux", "Android", "iOS"}
+    with pytest.raises(OptionError, match="raspberry-pi-5-8gb"):
+        find_device("toaster")
+
+
+def test_memory_is_near_what_was_measured(manifest: Manifest, report) -> None:
+    """The tiny voice is almost nothing but the runtime: what does not depend on the bundle is held here."""
+    found = predict(manifest, find_device("raspberry-pi-5-8gb"))
+    assert found.memory.low < found.memory.expected < found.memory.high
+    assert found.memory.expected == pytest.approx(sum(term.size.expected for term in found.terms))
+    assert all(term.reason for term in found.terms)
+    calibrated = predict(manifest, find_device("raspberry-pi-5-8gb"), [report])
+    assert calibrated.memory.expected == pytest.approx(report.memory.peak, rel=0.12)
+
+
+def test_larger_weights_and_caches_are_larger(manifest: Manifest) -> None:
+    weights = {name: replace(entry, size=entry.size + 10**8) for name, entry in manifest.files.items()}
+    grown = replace(manifest, files={**manifest.files, "decoder.onnx.data": weights["decoder.onnx.data"]})
+    before, after = (sum(t.size.expected for t in memory_terms(m)) for m in (manifest, grown))
+    assert after - before > 1e8
+    wide = replace(manifest, cache=replace(manifest.cache, bytes=10**9))
+    assert sum(t.size.high for t in memory_terms(wide)) > 1e9
+    encoder = manifest.codec and manifest.codec.encoder
+    assert encoder
+    kept = replace(manifest, files={**manifest.files, encoder: weights[encoder]})
+    assert memory_terms(kept) == memory_terms(manifest)  # it is not open while the voice speaks
+
+
+@pytest.mark.parametrize(("ram", "verdict"), [(1.0, "fits"), (0.15, "tight"), (0.05, "does not fit")])
+def test_verdicts(manifest: Manifest, ram: float, verdict: str) -> None:
+    assert predict(manifest, replace(find_device("raspberry-pi-5-8gb"), ram=ram)).verdict == verdict
+
+
+def test_speed_follows_bandwidth_and_reports(manifest: Manifest, report) -> None:
+    device = find_device("raspberry-pi-5-8gb")
+    slow, fast = (predict(manifest, replace(device, bandwidth=speed)).rtf for speed in (10.0, 20.0))
+    assert slow
+    assert fast
+    assert slow.low == pytest.approx(2 * fast.low)
+    unknown = predict(manifest, find_device("raspberry-pi-zero-2-w"))
+    assert unknown.rtf is None
+    assert "--report" in unknown.reasons[1]
+    known = predict(manifest, find_device("raspberry-pi-zero-2-w"), [report])
+    assert known.rtf
+    assert known.rtf.expected == pytest.approx(report.timing.rtf)
+    assert step_bytes(manifest) == report.step_bytes
+
+
+def test_the_commands(tiny_bundle: Path, report, tmp_path: Path, capsys) -> None:
+    assert main(["fit", str(tiny_bundle)]) == 0
+    assert capsys.readouterr().out.count("\n") == len(read_devices()) + 1
+    (tmp_path / "report.json").write_text(report.to_json())
+    assert main(["fit", str(tiny_bundle), "--device", "iphone-13", "--report", str(tmp_path / "report.json")]) == 0
+    assert "median of the reports given" in capsys.readouterr().out
+    assert main(["fit", str(tiny_bundle), "--device", "toaster"]) == 2
+    assert main(["devices"]) == 0
+    assert main(["devices", "pixel-6"]) == 0
+    assert "https://" in capsys.readouterr().out
+    older = json.loads(report.to_json()) | {"schema": 1}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert main(["fit", str(tiny_bundle), "--report", str(tmp_path / "report.json")]) == 2
+    assert "profile again" in capsys.readouterr().err
