@@ -18,7 +18,8 @@ from benchmarks.checkpoints import write_checkpoint
 from benchmarks.pruned import FULL, HALF, halve
 from benchmarks.pruned_parameters import MODELS, count
 from benchmarks.shape05b import MEGABYTE
-from sottovoce.devices.profile import MemorySplit, profile_bundle
+from sottovoce.devices.profile import profile_bundle
+from sottovoce.devices.report import MemorySplit
 from sottovoce.export.assemble import export_bundle
 from sottovoce.export.plan import Request
 from sottovoce.runtime.table import columns
