@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None, settings: dict[str, Setting] | None 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=settings, help="this one alone")
     args = parser.parse_args(argv)
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for name in [args.model] if args.model else settings:
         with tempfile.TemporaryDirectory() as folder:
             rows += lines(name, settings[name], measure(settings[name], Path(folder)))
