@@ -132,7 +132,8 @@ def mapped(manifest: Manifest) -> Range:
 def cache(manifest: Manifest) -> Range:
     """Bytes of the caches that are written to; the whole where past and present swap."""
     whole, group = manifest.cache.bytes, manifest.cache.groups[0]
-    slots = min(UTTERANCE[0], group.prefix) + min(UTTERANCE[1], group.window)
+    generated = UTTERANCE[1] // (manifest.patch.size if manifest.patch else 1)
+    slots = min(UTTERANCE[0], group.prefix) + min(generated, group.window)
     used = whole * slots / group.slots if manifest.cache.aliased else whole
     return Range(used, used, whole)
 
@@ -146,12 +147,10 @@ def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) 
     """Seconds of work per second of speech, and what that rests on."""
     if manifest.codec is None:
         return None, "a decoder alone makes no speech, so that there is no real-time factor"
-    rate = manifest.codec.sample_rate / manifest.codec.hop
-    if known := [(report.timing.rtf, report.step_bytes) for report in reports if report.timing.rtf]:
-        rtf = statistics.median(rtf / size for rtf, size in known) * step_bytes(manifest)
-        return Range(
-            0.9 * rtf, rtf, 1.1 * rtf
-        ), f"scaled by bytes per step from {len(known)} report(s) of such a device"
+    rate = manifest.codec.sample_rate / manifest.codec.hop / (manifest.patch.size if manifest.patch else 1)
+    if known := [cost for report in reports if (cost := seconds_per_byte(report)) is not None]:
+        rtf = statistics.median(known) * step_bytes(manifest) * rate
+        return Range(0.9 * rtf, rtf, 1.1 * rtf), f"by the bytes that speech reads, from {len(known)} report(s) of it"
     if device.bandwidth is None:
         return None, "no source for its memory bandwidth: profile there and give the report with --report"
     low, high = (1.0, 1.0) if device.measured else REACHED
@@ -159,3 +158,9 @@ def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) 
     how = "measured by STREAM" if device.measured else f"of which programs reach {low:.0%} to {high:.0%}"
     reason = f"{device.bandwidth:g} GB/s, {how}; a bound from below: slow cores and the codec add to it"
     return Range(fast, (fast + slow) / 2, slow), reason
+
+
+def seconds_per_byte(report: Profile) -> float | None:
+    """Seconds of work for each byte that the decoder read, over the last utterance; None where it made no sound."""
+    last = report.utterances[-1]
+    return last.busy / (len(last.steps) * report.step_bytes) if last.audio and last.steps else None

@@ -65,7 +65,7 @@ def summarise(utterances: Sequence[Utterance], load: Mapping[str, float], reload
         audio=statistics.median(audio) if audio else None,
         step_p50=quantile(steps, 0.50),
         step_p95=quantile(steps, 0.95),
-        tokens_per_second=len(steps) / sum(steps) if steps else None,
+        tokens_per_second=sum(len(u.codes) for u in others) / sum(steps) if steps else None,
         runs_per_second=sum(u.runs for u in spoken) / sum(audio) if audio else None,
     )
 

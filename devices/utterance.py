@@ -11,9 +11,11 @@ from sottovoce.devices.memory import read_memory
 from sottovoce.devices.readings import Utterance
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import Cache
-from sottovoce.runtime.decode import PREFILL_CHUNK, Stream
+from sottovoce.runtime.decode import PREFILL_CHUNK, Stream, TokenSource
+from sottovoce.runtime.patch_decode import PatchSource
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import SentenceStats, speak
+from sottovoce.runtime.utterance import Source
 
 DECODER_STEPS = 100
 """Steps that stand for an utterance of a bundle that cannot speak."""
@@ -47,7 +49,7 @@ class Speaker:
             pass
         stats = speech.stats()
         steps, draws = self._split(stats.sentences)
-        self._touch(speech._stream.cache)
+        self.cache_touched = max(self.cache_touched, touched(speech.source))
         return Utterance(
             busy=stats.busy_seconds,
             ttfa=stats.ttfa_seconds,
@@ -68,6 +70,8 @@ class Speaker:
         runs, found = self.graphs.runs("decoder"), list[float]()
         for sentence in sentences:
             prefills = math.ceil(sentence.prefix_tokens / PREFILL_CHUNK)
+            if len(sentences) == 1:  # a patch voice reads its prefix in pieces of other sizes
+                prefills = len(runs) - len(taken)
             found += runs[prefills : prefills + len(sentence.step_seconds)]
             runs = runs[prefills + len(sentence.step_seconds) :]
         if len(found) != len(taken) or runs:
@@ -88,14 +92,19 @@ class Speaker:
             before = time.perf_counter()
             logits = stream.step(tokens[-1])
             seconds.append(time.perf_counter() - before)
-        self._touch(stream.cache)
+        self.cache_touched = max(self.cache_touched, touched_bytes(stream.cache))
         busy, runs = time.perf_counter() - start, len(self.graphs.runs("decoder"))
         steps = tuple(seconds)
         return Utterance(busy, ttfa, None, 0.0, (ttfa,), steps, (), (), runs, tuple(tokens), _resident())
 
-    def _touch(self, cache: Cache) -> None:
-        """Note how much of `cache` was written to."""
-        self.cache_touched = max(self.cache_touched, touched_bytes(cache))
+
+def touched(source: Source) -> int:
+    """Bytes of the caches of `source` that were written to; all where it is not known which."""
+    if isinstance(source, TokenSource):
+        return touched_bytes(source.stream.cache)
+    if isinstance(source, PatchSource):
+        return touched_bytes(source.cache) + source.nbytes - source.cache.nbytes
+    return source.nbytes
 
 
 def touched_bytes(cache: Cache) -> int:

@@ -120,7 +120,7 @@ class Speech:
         self.bundle = bundle
         self.jobs = jobs
         self.sample_rate = bundle.voice.codec.sample_rate
-        self._source = source
+        self.source = source
         self._busy = busy_seconds
         self._ttfa: float | None = None
         self._samples = 0
@@ -147,7 +147,7 @@ class Speech:
     def stats(self) -> Stats:
         """Figures of what was made so far."""
         seconds = self._samples / self.sample_rate
-        return Stats(seconds, self._busy, self._ttfa, self._source.nbytes, tuple(self._done))
+        return Stats(seconds, self._busy, self._ttfa, self.source.nbytes, tuple(self._done))
 
     def _chunks(self) -> Iterator[Floats]:
         """Chunks of all sentences and the pauses between them, none of them empty."""
@@ -160,7 +160,7 @@ class Speech:
         """Chunks of one sentence, growing from FIRST_CHUNK to LAST_CHUNK."""
         voice = self.bundle.voice
         codec = CodecStream(voice)
-        generation = Generation(self._source, job.utterance)
+        generation = Generation(self.source, job.utterance)
         rate = self.sample_rate / codec.spec.hop
         size, largest = math.ceil(FIRST_CHUNK * rate), math.ceil(LAST_CHUNK * rate)
         codes: list[int] = []

@@ -73,7 +73,8 @@ def test_a_decoder_alone_has_steps_but_no_sound(tmp_path: Path, capsys) -> None:
 
 
 def utterance(busy: float, ttfa: float | None, audio: float, steps: tuple[float, ...]) -> Utterance:
-    return Utterance(busy, ttfa, audio, 0.1, (0.2,), steps, (), (0.3,), len(steps) + 2, (), 1000)
+    codes = tuple(range(len(steps)))
+    return Utterance(busy, ttfa, audio, 0.1, (0.2,), steps, (), (0.3,), len(steps) + 2, codes, 1000)
 
 
 def test_medians_leave_the_first_utterance_out() -> None:
