@@ -10,6 +10,7 @@ from peft import LoraConfig, LoraModel
 from torch import Tensor
 
 from sottovoce.compress.corpus.batches import Batch
+from sottovoce.compress.history import hear_itself
 from sottovoce.compress.loop import Objective
 from sottovoce.compress.recipe import PatchRecipe
 from sottovoce.compress.spoken import SpokenLosses, weighted
@@ -30,14 +31,20 @@ class PatchObjective(Objective):
         """`student` speaks as `prompt` says and sees `window` patches (None: all); its backbone is frozen here."""
         super().__init__()
         self.student = student.requires_grad_(True).train()
-        self.window, self.slower = window, recipe.lora.lr / recipe.train.lr
+        self.window, self.prompt, self.slower = window, prompt, recipe.lora.lr / recipe.train.lr
         self.lora = _adapt(student, recipe)
         self.spoken = SpokenLosses(prompt, student.backbone.config.vocab_size, 0.0)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Sums over the batch's targets: `loss`, and `ce`, the same."""
-        hidden = self.student(batch.ids, batch.prefix, batch.lengths, self.window)
+        batch = hear_itself(batch, lambda ids: self._hidden(ids, batch), self.student.backbone, self.prompt)
+        hidden = self._hidden(batch.ids, batch)
         return weighted(self.spoken(batch, (self.student.backbone, hidden), None), {"ce": 1.0})
+
+    def _hidden(self, ids: Tensor, batch: Batch) -> Tensor:
+        """The student's hidden states [B,T,d] of `ids` [B,T], laid out as `batch`."""
+        hidden: Tensor = self.student(ids, batch.prefix, batch.lengths, self.window)
+        return hidden
 
     def share(self, name: str) -> float:
         """The low-rank matrices have a rate of their own."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.compress.corpus.batches import Batch
+from sottovoce.compress.history import hear_itself
 from sottovoce.compress.loop import Objective
 from sottovoce.compress.recipe import Matching, PruneLossRecipe
 from sottovoce.compress.spoken import SpokenLosses, weighted
@@ -46,7 +47,7 @@ class PruneObjective(Objective):
         super().__init__()
         self.student = student.requires_grad_(True).train()
         self.teacher: Any = teacher.requires_grad_(False).eval()
-        self.loss, self.window = loss, spec.window
+        self.loss, self.window, self.prompt = loss, spec.window, spec.prompt
         self.pairs = tuple(enumerate(matched_layers(kept, teacher.config.layers, loss.matching)))
         self.spoken = SpokenLosses(spec.prompt, student.config.vocab_size, loss.skew)
 
@@ -54,6 +55,7 @@ class PruneObjective(Objective):
         """Sums over the batch's targets: `loss`, `ce`, `kl`, and the errors whose weight is above 0."""
         length = batch.ids.shape[1]
         mask = None if self.window is None else wand_mask(length, batch.prefix, self.window)
+        batch = hear_itself(batch, lambda ids: self.student(ids, mask=mask), self.student, self.prompt)
         maps = self.loss.attention > 0
         mine = trace(self.student, batch.ids, mask, {own for own, _ in self.pairs}, maps)
         with torch.no_grad():

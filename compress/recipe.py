@@ -18,15 +18,21 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    """What one update sees: `tokens` of all processes together, prefixes included, drawn from `seed` and the step."""
+    """What one update sees: `tokens` of all processes together, prefixes included, drawn from `seed` and the step.
+
+    `history`: the largest share of a row's codes that is heard as the student itself would say them; a row's own share
+    lies evenly between 0 and that. 0 is the corpus as it is.
+    """
 
     tokens: int
     seed: int
+    history: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
         _require(self.tokens > 0, "batch.tokens", self.tokens, "above 0")
         _require(self.seed >= 0, "batch.seed", self.seed, "at least 0")
+        _require(0 <= self.history <= 1, "batch.history", self.history, "between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.compress.corpus.batches import Batch
+from sottovoce.compress.history import hear_itself
 from sottovoce.compress.loop import Objective
 from sottovoce.compress.recipe import CurriculumRecipe, LossRecipe
 from sottovoce.compress.spoken import SpokenLosses, weighted
@@ -69,12 +70,13 @@ class WindowObjective(Objective):
         super().__init__()
         self.student = student.requires_grad_(True).train()
         self.teacher: Any = teacher.requires_grad_(False).eval() if teacher and loss.kl else None
-        self.loss, self.curriculum = loss, curriculum
+        self.loss, self.curriculum, self.prompt = loss, curriculum, prompt
         self.spoken = SpokenLosses(prompt, student.config.vocab_size, loss.skew)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Sums over the batch's targets: `loss`, `ce`, and `kl` where there is a teacher."""
         mask = soft_mask(batch.ids.shape[1], batch.prefix, *self.curriculum.at(step))
+        batch = hear_itself(batch, lambda ids: self.student(ids, mask=mask), self.student, self.prompt)
         said = self.student, self.student(batch.ids, mask=mask)
         known = (self.teacher, self._known(batch.ids)) if self.teacher else None
         return weighted(self.spoken(batch, said, known), {"ce": self.loss.ce, "kl": self.loss.kl})

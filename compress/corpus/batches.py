@@ -5,10 +5,10 @@ the runtime does, with a clip of another utterance of the speaker.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count as count_up
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,17 +32,24 @@ class Batch:
     """Rows, right-padded: `ids` [B,T] and `targets` [B,T] int64, IGNORED where nothing is learned.
 
     `prefix` [B] int64 counts the tokens of each row's prefix, `lengths` [B] int64 all of its tokens. Target t is what
-    follows token t: the first one stands at `prefix` − 1, the last, a stop, at `lengths` − 1.
+    follows token t: the first one stands at `prefix` − 1, the last, a stop, at `lengths` − 1. `drift` [B,T] float32:
+    where it is at least 0, the token after t is heard as the student draws it by that number in [0,1); −1 elsewhere
+    (None: everywhere).
     """
 
     ids: Tensor
     targets: Tensor
     prefix: Tensor
     lengths: Tensor
+    drift: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on `device`."""
-        return Batch(*(tensor.to(device) for tensor in (self.ids, self.targets, self.prefix, self.lengths)))
+        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[Any, ...]:
+        """Every field, in order."""
+        return self.ids, self.targets, self.prefix, self.lengths, self.drift
 
 
 class Batches:
@@ -91,21 +98,28 @@ class Batches:
         indices = self.global_batch(step)
         share = indices[rank::world]
         batch = self.collate(share or indices[:1], step)
-        return (
-            batch if share else Batch(batch.ids, torch.full_like(batch.targets, IGNORED), batch.prefix, batch.lengths)
-        )
+        return batch if share else replace(batch, targets=torch.full_like(batch.targets, IGNORED))
 
     def collate(self, indices: Sequence[int], draw: int) -> Batch:
         """Rows of the utterances `indices`, each with the clip of its draw number `draw`."""
-        rows = [self._row(i, np.random.default_rng([self.recipe.seed, draw, i])) for i in indices]
+        chance = [np.random.default_rng([self.recipe.seed, draw, i]) for i in indices]
+        rows = [self._row(i, rng) for i, rng in zip(indices, chance, strict=True)]
         lengths = [len(ids) - 1 for _, ids in rows]
         ids = np.full((len(rows), max(lengths)), self.spec.prompt.stop[0], np.int64)
-        targets = np.full_like(ids, IGNORED)
+        targets, drift = np.full_like(ids, IGNORED), np.full(ids.shape, -1, np.float32)
         for i, (prefix, row) in enumerate(rows):
             ids[i, : lengths[i]] = row[:-1]
             targets[i, prefix - 1 : lengths[i]] = row[prefix:]
-        prefixes = [prefix for prefix, _ in rows]
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.tensor(prefixes), torch.tensor(lengths))
+            drift[i, prefix - 1 : lengths[i] - 1] = self._drift(lengths[i] - prefix, chance[i])
+        prefixes = torch.tensor([prefix for prefix, _ in rows])
+        heard = torch.from_numpy(drift) if self.recipe.history else None
+        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), prefixes, torch.tensor(lengths), heard)
+
+    def _drift(self, codes: int, rng: np.random.Generator) -> np.ndarray:
+        """For each of a row's codes a number in [0,1), or −1 where the corpus's own is heard: [codes] float32."""
+        share = self.recipe.history * rng.random()
+        numbers = rng.random((2, codes), np.float32)
+        return np.where(numbers[0] < share, numbers[1], np.float32(-1))
 
     def _row(self, index: int, rng: np.random.Generator) -> tuple[int, list[int]]:
         """Tokens of the prefix, and all tokens of a row with the stop at its end."""

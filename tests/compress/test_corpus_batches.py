@@ -178,3 +178,20 @@ def test_a_layout_without_clips_needs_none():
     plain = spec([START, "{text}", END])
     batch = Batches([spoken("a", text=4, codes=3)], dataclasses.replace(plain, prefix=6), BatchRecipe(50, 1)).batch(0)
     assert batch.prefix.tolist() == [6]
+
+
+def test_a_share_of_the_history_is_to_be_drawn_whatever_the_number_of_processes():
+    plain, whole = (Batches(many(), spec(CODES_ONLY), BatchRecipe(900, 1, share)) for share in (0.0, 0.8))
+    assert plain.batch(0).drift is None
+    shares = []
+    for step in range(8):
+        batch, before = whole.batch(step), plain.batch(step)
+        assert batch.ids.equal(before.ids) and batch.targets.equal(before.targets)
+        followed = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None] - 1
+        followed &= batch.targets != IGNORED
+        assert (batch.drift[~followed] == -1).all() and ((batch.drift == -1) | (batch.drift >= 0)).all()
+        shares += [float((row[some] >= 0).float().mean()) for row, some in zip(batch.drift, followed, strict=True)]
+        parts = [whole.batch(step, rank, 2) for rank in range(2)]
+        numbers = sorted(n for part in parts if (part.targets >= 0).any() for n in part.drift[part.drift >= 0].tolist())
+        assert numbers == sorted(batch.drift[batch.drift >= 0].tolist())
+    assert np.mean(shares) == pytest.approx(0.4, abs=0.06) and max(shares) < 0.95 and min(shares) < 0.15

@@ -69,6 +69,7 @@ BAD = {
     "beta": ("0.999]", "1.0]", r"train\.betas"),
     "no steps": ("epochs = 1.0", "epochs = 0.0", r"train\.steps"),
     "no tokens": ("tokens = 16384", "tokens = 0", r"batch\.tokens"),
+    "history": ("history = 0.0", "history = 1.5", r"batch\.history is 1\.5, .* between 0 and 1"),
     "no loss": ("ce = 1.0 ", "ce = 0.0 \nkl = 0.0 #", "loss is"),
     "skew": ("skew = 0.1", "skew = 1.0", r"loss\.skew"),
     "start": ("start = 128", "start = 1", r"curriculum\.start is 1"),
