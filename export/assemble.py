@@ -9,10 +9,12 @@ import onnx
 
 from sottovoce.errors import ParityError
 from sottovoce.export.bundle_writer import check_space, check_target, file_entries, staged_folder, tool_versions
-from sottovoce.export.decoder import DecoderParts, export_decoder
+from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.own_speech import own_speech
 from sottovoce.export.patch_graph import PatchOptions, export_patches
 from sottovoce.export.plan import Plan, Request, plan_export
 from sottovoce.export.verify import PARITY, BundleParity, verify_bundle
+from sottovoce.export.weight_recipe import recipe_of
 from sottovoce.models.codec import Codec, codec_spec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import MANIFEST, SCHEMA, CodecSpec, Manifest
@@ -63,8 +65,9 @@ def export_bundle(
 
 def _write(voice: Voice, plan: Plan, stage: Path, progress: Progress) -> Manifest:
     """Everything but the proof; the manifest calls the bundle failed until verification says otherwise."""
+    options = _calibrated(voice, plan.options, progress)
     progress.stage("writing the decoder")
-    parts = _write_decoder(voice, plan, stage)
+    parts = _write_decoder(voice, options, stage)
     progress.stage("writing codec, text and prompts")
     for name, graph in plan.codec.items():
         onnx.save(graph, stage / name)
@@ -75,11 +78,21 @@ def _write(voice: Voice, plan: Plan, stage: Path, progress: Progress) -> Manifes
     return _write_manifest(stage, _manifest(voice, plan, parts, codec))
 
 
-def _write_decoder(voice: Voice, plan: Plan, stage: Path) -> DecoderParts:
+def _calibrated(
+    voice: Voice, options: DecoderOptions | PatchOptions, progress: Progress
+) -> DecoderOptions | PatchOptions:
+    """With what the voice says, where the weights are rounded for it."""
+    if isinstance(options, PatchOptions) or not recipe_of(options.weights).calibrate:
+        return options
+    progress.stage("listening to the voice")
+    return replace(options, speech=own_speech(voice, voice.checkpoint.load(), options.window))
+
+
+def _write_decoder(voice: Voice, options: DecoderOptions | PatchOptions, stage: Path) -> DecoderParts:
     """The decoder's files, of a plain voice or of one that speaks in patches."""
-    if isinstance(plan.options, PatchOptions):
-        return export_patches(voice.patches(), voice.complete().prompt, plan.options, stage)
-    return export_decoder(voice.checkpoint, plan.options, stage)
+    if isinstance(options, PatchOptions):
+        return export_patches(voice.patches(), voice.complete().prompt, options, stage)
+    return export_decoder(voice.checkpoint, options, stage)
 
 
 def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | None) -> Manifest:

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
     add("--head", choices=FORMATS, help="format of head and embedding (default: as --weights, int8 for int4)")
-    recipe = "TOML file with formats, also layer by layer, instead of --weights, --block and --head"
+    calibrate = "round the layers for what the voice says (GPTQ) instead of to the nearest step"
+    add("--calibrate", action="store_true", default=None, help=calibrate)
+    recipe = "TOML file with formats, also layer by layer, instead of these four"
     add("--weights-recipe", type=Path, metavar="FILE", help=recipe)
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
     cache = (
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def weights_of(args: argparse.Namespace) -> WeightRecipe:
     """The recipe in a file, or that of the options; OptionError for both at once."""
-    asked = {"weights": args.weights, "block": args.block, "head": args.head}
+    asked = {"weights": args.weights, "block": args.block, "head": args.head, "calibrate": args.calibrate}
     given = {name: value for name, value in asked.items() if value is not None}
     if args.weights_recipe is None:
         return WeightRecipe(**given)

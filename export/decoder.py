@@ -11,9 +11,11 @@ from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
 from sottovoce.export.cache_scales import ScaleTable, Utterance
 from sottovoce.export.formats import check_overrides, weights_for
+from sottovoce.export.gptq import Listener
 from sottovoce.export.graph import build_graph, io_spec
 from sottovoce.export.head import check_ranges
-from sottovoce.export.weight_recipe import WeightRecipe
+from sottovoce.export.matrices import nearest
+from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.export.weights import Nodes, Source
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.config import DecoderConfig
@@ -45,7 +47,7 @@ class DecoderOptions:
     `prefix` P ≥ 1 and `window` W ≥ 2 in slots; `max_position` is how many positions the graph knows (at least P + W;
     the highest position ever fed is one less); `head_ranges` half-open ranges of token ids to keep logits of, in order,
     None for all; `cache` the numbers that keys and values are kept in; `heard` what an int8 cache's scales are taken
-    from, one utterance at least.
+    from, one utterance at least; `speech` what the voice says, where the recipe of the weights calibrates.
     """
 
     weights: WeightFormat | WeightRecipe
@@ -55,6 +57,7 @@ class DecoderOptions:
     head_ranges: tuple[tuple[int, int], ...] | None = None
     cache: CacheFormat = "fp32"
     heard: tuple[Utterance, ...] = ()
+    speech: tuple[Utterance, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def export_decoder(source: Checkpoint | Decoder, options: DecoderOptions, folder
     Raises OptionError where an option cannot be honoured, VoiceError where a weight cannot be read, OutputError where a
     file cannot be written (the caller owns the folder and removes it).
     """
+    if recipe_of(options.weights).calibrate and not options.speech:
+        raise OptionError("--calibrate listens to what a voice says: a decoder alone says nothing")
     graph, file, parts = _build(source, options)
     try:
         (folder / GRAPH).write_bytes(graph)
@@ -111,7 +116,8 @@ def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes
     io = io_spec(cache, sum(end - start for start, end in ranges))
     reader, file = Source(source), WeightFile(DATA)
     check_overrides(options.weights, reader)
-    weights = weights_for(options.weights, config)
+    rounding = _listener(source, options).round if options.speech else nearest
+    weights = weights_for(options.weights, config, rounding)
     scales = ScaleTable(source, options.heard, options.window) if options.cache == "int8" else None
     model = build_graph(Nodes(reader, file), weights, io, ranges, options.max_position, scales)
     graph = model.SerializeToString(deterministic=True)
@@ -126,6 +132,12 @@ def _build(source: Checkpoint | Decoder, options: DecoderOptions) -> tuple[bytes
         sizes={GRAPH: len(graph), DATA: file.size},
     )
     return graph, file, parts
+
+
+def _listener(source: Checkpoint | Decoder, options: DecoderOptions) -> Listener:
+    """What hears the inputs of every layer; of a checkpoint all weights are loaded, float32."""
+    decoder = source.load() if isinstance(source, Checkpoint) else source
+    return Listener(decoder, options.speech, options.window)
 
 
 def _cache(config: DecoderConfig, options: DecoderOptions) -> CacheSpec:

@@ -36,6 +36,7 @@ class FormatWeights:
             block_size=layers.block,
             head_block=table.block,
             overrides=recipe.overrides,
+            rounding="gptq" if recipe.calibrate else "nearest",
         )
         self.min_onnxruntime = "1.23" if self.spec.formats & BITS.keys() else "1.22"
 

@@ -16,7 +16,7 @@ from sottovoce.export.head import speech_ranges
 from sottovoce.export.patch_nets import CompressorNodes, ExtractorNodes
 from sottovoce.export.patch_sampler import GraphSampler
 from sottovoce.export.token_loop import TokenLoop
-from sottovoce.export.weight_recipe import WeightRecipe
+from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.export.weights import Nodes, Source, Weights
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.patch.checkpoint import PatchCheckpoint, net_shapes
@@ -159,6 +159,8 @@ def _speaker(nodes: Nodes, patches: str) -> str:
 
 def _check(backbone: DecoderConfig, config: PatchConfig, options: PatchOptions) -> None:
     """Raise OptionError for what the fused op would refuse, or get wrong, in mid-speech."""
+    if recipe_of(options.weights).calibrate:
+        raise OptionError("--calibrate knows voices of tokens alone so far")
     dims = {"extractor": config.extractor_layers.head_dim}
     if config.compressor == "attention":
         dims["compressor"] = config.compressor_layers.head_dim

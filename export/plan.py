@@ -13,7 +13,7 @@ from sottovoce.export.decoder import DecoderOptions, DecoderParts, plan_decoder
 from sottovoce.export.head import check_ranges, ids_of, speech_ranges
 from sottovoce.export.heard import heard
 from sottovoce.export.patch_graph import PatchOptions, plan_patches
-from sottovoce.export.weight_recipe import WeightRecipe
+from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
@@ -65,6 +65,8 @@ def plan_export(voice: Voice, request: Request) -> Plan:
 
 def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
     """Options for a bare checkpoint: it records neither prefix nor window, and positions end where its config says."""
+    if recipe_of(request.weights).calibrate:
+        raise OptionError("--calibrate listens to what a voice says: a decoder alone says nothing")
     if request.prefix is None or request.window is None:
         raise OptionError("--decoder-only needs --prefix and --window: a bare checkpoint records neither")
     longest = voice.checkpoint.config.max_position

@@ -46,6 +46,12 @@ def quantize(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray
     return packed, scales
 
 
+def rounded(weight: np.ndarray, block_size: int, bits: int) -> np.ndarray:
+    """Weight [N, K] float32 as `quantize` would give it back."""
+    steps, scales = _steps(weight, block_size, bits)
+    return (steps * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
+
+
 def pack(values: np.ndarray, bits: int) -> np.ndarray:
     """Values below 2^bits, uint8 [.., n] → bytes [.., n·bits/8], the first value in a byte's lowest bits."""
     parts = values.reshape(*values.shape[:-1], -1, 8 // bits)
@@ -55,10 +61,16 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 def _quantize_rows(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """`quantize` for a few rows at a time, which bounds what lies in memory."""
+    steps, scales = _steps(weight, block_size, bits)
+    return pack((steps + 2 ** (bits - 1)).astype(np.uint8), bits), scales
+
+
+def _steps(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole steps [N, K/block, block] float32 around 0, and scales [N, K/block]."""
     zero = 2 ** (bits - 1)
     padding = -weight.shape[1] % block_size
     blocks = np.pad(weight, ((0, 0), (0, padding))).reshape(len(weight), -1, block_size)
     furthest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
     scales = np.abs(furthest) / np.float32(zero - 1) if bits == 8 else furthest / np.float32(-zero)
     steps = np.rint(blocks / np.where(scales == 0, 1, scales)[..., None])
-    return pack((np.minimum(steps, zero - 1) + zero).astype(np.uint8), bits), scales
+    return np.minimum(steps, zero - 1), scales

@@ -23,7 +23,7 @@ class WeightRecipe:
 
     `weights` and `block` are the layers'; `head` and `head_block` those of head and embedding, which share their bytes
     where the voice ties them. None leaves a choice to `matrix` and `table`. `overrides` go by module name, the last
-    that matches counts.
+    that matches counts. `calibrate` rounds the layers for the voice's own speech (GPTQ), not to the nearest step.
     """
 
     weights: WeightFormat = "int8"
@@ -31,6 +31,7 @@ class WeightRecipe:
     head: WeightFormat | None = None
     head_block: int | None = None
     overrides: tuple[WeightOverride, ...] = ()
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         """Raises OptionError for what cannot be written."""
@@ -38,6 +39,8 @@ class WeightRecipe:
             _check(name, block)
         for override in self.overrides:
             _check(override.weights, override.block)
+        if self.calibrate and not BITS.keys() & {self.weights, *(override.weights for override in self.overrides)}:
+            raise OptionError(f"calibrate goes with int8 and int4, the layers are {self.weights}")
 
     @property
     def table(self) -> MatrixSpec:

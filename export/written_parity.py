@@ -127,7 +127,9 @@ def _rms(difference: np.ndarray) -> float:
 def _failures(report: WrittenReport, parts: DecoderParts) -> Iterator[str]:
     """A line for each missed gate; written so that NaN misses it too."""
     rounding = max(WEIGHT_ERROR[name] for name in parts.weights.formats)
-    if not report.weight_error <= rounding:
+    # GPTQ moves weights by whole steps on purpose: there the voice's speech is the judge (`parity.ROUNDED_TOP1`).
+    calibrated = parts.weights.rounding == "gptq" and np.isfinite(report.weight_error)
+    if not calibrated and not report.weight_error <= rounding:
         yield f"a written weight is {report.weight_error:.2f} steps off the checkpoint's, {rounding} is rounding"
     allowed = {"fp32": FLOAT_ERROR, "fp16": HALF_ERROR, "int8": ROUNDED_ERROR}[parts.cache.groups[0].dtype]
     if not report.float_error <= allowed:

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "inspect": ("sottovoce.runtime.inspect_command", "show what a bundle holds"),
     "compress": ("sottovoce.compress.command", "make a voice smaller: window, prune, patch"),
     "export": ("sottovoce.export.command", "make a bundle of a voice"),
+    "sensitivity": ("sottovoce.export.sensitivity_command", "which layers of a voice bear fewer bits"),
     "verify": ("sottovoce.export.verify_command", "check a bundle against the voice it was made of"),
     "evaluate": (
         "sottovoce.compress.evaluate.command",
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = argparse.ArgumentParser(
         prog="sottovoce",
         description="Text-to-speech decoders, made small, for phones and boards.",
-        epilog="commands:\n" + "".join(f"  {name:9}{line}\n" for name, (_, line) in COMMANDS.items()),
+        epilog="commands:\n" + "".join(f"  {name:12}{line}\n" for name, (_, line) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"sottovoce {__version__}")

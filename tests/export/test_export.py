@@ -79,6 +79,16 @@ def test_weights_by_a_file(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     assert "warning: fp16 is a file format" in capsys.readouterr().out
 
 
+def test_weights_for_what_the_voice_says(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    options = ["--weights", "int4", "--calibrate", "--keep-failed"]  # random weights: top-1 is anybody's
+    assert export(tiny_voice, tmp_path / "bundle", *options) in (0, 1)
+    assert read_manifest(tmp_path / "bundle").weights.rounding == "gptq"
+    assert [line for line in read_parity(tmp_path / "bundle").failures if "top-1" not in line] == []
+    options = ["--decoder-only", "--prefix", "12", "--window", "9", "--calibrate", "--dry-run"]
+    assert main(["export", str(tiny_voice), *options]) == 2
+    assert "a decoder alone says nothing" in error_line(capsys)
+
+
 def test_two_exports_are_the_same_bytes(tiny_voice: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert export(tiny_voice, tmp_path / name) == 0
