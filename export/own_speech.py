@@ -19,9 +19,15 @@ SENTENCES = (
     "Rice is often served in round bowls. The juice of lemons makes fine punch. "
     "The box was thrown beside the parked truck. The hogs were fed chopped corn and garbage. "
     "The boy was there when the sun rose. A rod is used to catch pink salmon. "
-    "The source of the huge river is the clear spring. Kick the ball straight and follow through."
+    "The source of the huge river is the clear spring. Kick the ball straight and follow through. "
+    "Help the woman get back to her feet. A pot of tea helps to pass the evening. "
+    "Smoky fires lack flame and heat. The soft cushion broke the man's fall. "
+    "The salt breeze came across from the sea. The girl at the booth sold fifty bonds. "
+    "The small pup gnawed a hole in the sock. The fish twisted and turned on the bent hook. "
+    "Press the pants and sew a button on the vest. The swan dive was far short of perfect. "
+    "The beauty of the view stunned the young boy. Two blue fish swam in the tank."
 )
-"""Eight of the Harvard sentences (IEEE 1969), others than those that exports are verified with."""
+"""Twenty of the Harvard sentences (IEEE 1969), others than those that exports are verified with."""
 
 
 def own_speech(voice: Voice, decoder: Decoder, window: int, text: str = SENTENCES) -> tuple[Utterance, ...]:

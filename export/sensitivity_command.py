@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("voice", type=Path, help="voice folder")
     add("-o", "--output", type=Path, metavar="FILE", help="the report as JSON")
-    add("--sentences", type=Path, metavar="FILE", help="text that the voice says (default: eight built-in sentences)")
+    add("--sentences", type=Path, metavar="FILE", help="text that the voice says (default: twenty built-in sentences)")
     add("--threads", type=int, help="threads (default: usable processors, at most 4)")
 
 

@@ -30,7 +30,7 @@ def test_a_figure_is_that_of_the_changed_decoder(name: str) -> None:
     for parameter in changed.model.layers[1].parameters():
         if parameter.dim() == 2:
             parameter.copy_(torch.from_numpy(rounded(parameter.numpy(), 32, 4)))
-            values, scales = quantized_shapes(*parameter.shape, 32, 4)
+            values, scales = quantized_shapes(len(parameter), parameter.shape[1], 32, 4)
             size += values[0] * values[1] * values[2] + 4 * scales[0] * scales[1]
     logits = []
     for one in (decoder, changed):
