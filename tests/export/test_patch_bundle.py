@@ -103,16 +103,37 @@ def test_a_failed_gate_is_status_1_and_no_bundle(
     assert not list(tmp_path.iterdir())
 
 
-def test_int8_is_held_to_its_own_weights(patch_voice: Path, tmp_path: Path, capsys) -> None:
+def test_a_sampler_that_breaks_a_rule_is_seen(patch_voice: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """The redraw's random number in the place of the draw's: every logit is right, and what is said is not."""
+
+    def other(patches, prompt, options, folder):
+        parts = export_patches(patches, prompt, options, folder)
+        model = onnx.load(folder / "decoder.onnx", load_external_data=False)
+        (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
+        (first,) = (node for node in loop.attribute[0].g.node if node.output[0] == "uniform.first")
+        first.input[1] = "sampler.one"
+        (folder / "decoder.onnx").write_bytes(model.SerializeToString())
+        return parts
+
+    monkeypatch.setattr(assemble, "export_patches", other)
+    options = ["--weights", "fp32", "--window", "7", "--prefix", "60"]
+    assert export(patch_voice, "-o", str(tmp_path / "bundle"), *options) == 1
+    failures = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
+    assert len(failures) == 2 and all("of the tokens drawn are the sampler's" in line for line in failures)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_weights_are_held_to_themselves(patch_voice: Path, tmp_path: Path, weights: str) -> None:
     """Random weights may miss the gate that is for trained ones; the others judge the graph."""
-    options = ["--weights", "int8", "--window", "7", "--prefix", "60", "--keep-failed"]
+    options = ["--weights", weights, "--window", "7", "--prefix", "60", "--keep-failed"]
     export(patch_voice, "-o", str(tmp_path / "bundle"), *options)
     parity = read_parity(tmp_path / "bundle")
     assert parity.written and parity.written.failures == () and parity.written.wraps >= 4
     assert parity.drawn and parity.drawn.graph == 1.0 and parity.drawn.torch is None
     assert all("top-1 agreement" in line for line in parity.failures)
-    assert parity.decoder.margin_top1 > 0.9
-    assert load_bundle(tmp_path / "bundle", threads=1).manifest.weights.layers == "int8"
+    assert parity.decoder.margin_top1 > {"int8": 0.9, "int4": 0.3}[weights]
+    assert load_bundle(tmp_path / "bundle", threads=1).manifest.weights.layers == weights
 
 
 def edit(bundle: Path, folder: Path, *change: tuple[str, Any]) -> Path:
