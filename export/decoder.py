@@ -171,8 +171,13 @@ def _check(config: DecoderConfig, options: DecoderOptions) -> None:
     if options.max_position < options.prefix + options.window:
         slots = options.prefix + options.window
         raise OptionError(f"{options.max_position} positions are too few for {slots} slots: lower --window or --prefix")
-    if learned and options.max_position > config.max_position:
+    check_learned(config, options.max_position)
+
+
+def check_learned(config: DecoderConfig, positions: int) -> None:
+    """Raise OptionError where more positions are asked for than the decoder has learned, if it has learned them."""
+    if config.traits.learned_positions and positions > config.max_position:
         raise OptionError(
-            f"{options.max_position} positions are asked for and the checkpoint has learned {config.max_position}: "
+            f"{positions} positions are asked for and the checkpoint has learned {config.max_position}: "
             "lower --prefix or --window, or the voice's max_new_tokens"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
-from sottovoce.export.decoder import DATA, GRAPH, DecoderParts
+from sottovoce.export.decoder import DATA, GRAPH, DecoderParts, check_learned
 from sottovoce.export.formats import check_overrides, weights_for
 from sottovoce.export.graph import Backbone, make_decoder
 from sottovoce.export.head import speech_ranges
@@ -173,3 +173,4 @@ def _check(backbone: DecoderConfig, config: PatchConfig, options: PatchOptions) 
         raise OptionError(f"prefix {options.prefix} and window {options.window}: at least 1 slot and 2 patches")
     if options.max_position < (slots := options.prefix + options.window):
         raise OptionError(f"{options.max_position} positions are too few for {slots} slots")
+    check_learned(backbone, options.max_position)

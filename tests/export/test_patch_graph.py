@@ -113,6 +113,14 @@ def test_heads_that_the_fused_attention_refuses(tmp_path: Path) -> None:
         export(tmp_path, tiny_patches(name="gpt2_own_head"))
 
 
+def test_positions_that_were_never_learned(tmp_path: Path) -> None:
+    patches = tiny_patches(compressor="mean", name="gpt2_tied")
+    longest = patches.backbone.config.max_position
+    with pytest.raises(OptionError, match=f"{longest + 1} positions are asked for and the checkpoint has learned"):
+        export_patches(patches, PROMPT, PatchOptions("fp32", 16, 7, 9, longest + 1), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("prefix", "window", "positions", "words"),
     [(0, 7, 99, "1 slot"), (16, 1, 99, "2 patches"), (16, 7, 22, "22 positions are too few for 23 slots")],

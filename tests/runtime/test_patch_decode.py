@@ -8,20 +8,24 @@ import pytest
 import torch
 
 from sottovoce.errors import OptionError, TextError
+from sottovoce.export.patch_graph import PatchOptions, export_patches
 from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.models.patch.stream import PatchStream
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle
+from sottovoce.runtime.contract import check_decoder, check_supported, token_ids
 from sottovoce.runtime.manifest import Prompt, SamplingSpec
 from sottovoce.runtime.patch_decode import PatchSource
 from sottovoce.runtime.patch_prefix import cut_prefix
 from sottovoce.runtime.prefix import build_prefix, prefix_slots, text_room
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.sampling import Sampler
+from sottovoce.runtime.session import open_session
 from sottovoce.runtime.speak import speak
 from sottovoce.runtime.utterance import Generation, Utterance
+from tests.models.patches import PROMPT, row, tiny_patches
 from tests.runtime.fakes import GARBAGE
-from tests.tiny import MARKS, STOP
+from tests.tiny import MARKS
 
 EVERY_RULE = SamplingSpec(
     temperature=0.9, top_k=30, top_p=0.95, repetition_penalty=1.2, repetition_window=9, ras_window=10, ras_tau=0.2
@@ -59,15 +63,15 @@ def open_source(bundle: Bundle, chunk: int = 64) -> tuple[PatchSource, Counted]:
     counted: Any = Counted(bundle.decoder)
     assert bundle.manifest.patch is not None
     source = PatchSource(replace(bundle, decoder=counted), bundle.manifest.patch, chunk)
-    assert source.compressor is not None
-    for buffers in (*source.cache.sets, source.compressor.buffers):
+    for buffers in (*source.cache.sets, *([source.compressor.buffers] if source.compressor else [])):
         buffers[:] = GARBAGE
     return source, counted
 
 
 def by_torch(patches: PatchDecoder, bundle: Bundle, utterance: Utterance) -> tuple[list[int], bool]:
     """The same tokens by the reference and the runtime's sampler, and whether a stop ended them."""
-    sampler = Sampler(utterance.sampling, bundle.token_ids, (STOP,), utterance.seed, utterance.min_tokens)
+    stop = bundle.voice.prompt.stop
+    sampler = Sampler(utterance.sampling, bundle.token_ids, stop, utterance.seed, utterance.min_tokens)
     stream = PatchStream(patches, bundle.manifest.cache.groups[0].prefix, bundle.manifest.cache.groups[0].window)
     stream.prefill(utterance.prefix)
     said = list(stream.patch(sampler.draw))
@@ -89,6 +93,35 @@ def test_it_says_what_torch_says(bundle: Bundle, patches: PatchDecoder, chunk: i
         pieces = -(-prefix_slots(bundle.manifest, prefix) // chunk)
         assert counted.runs == pieces + len(generation.step_seconds) == pieces + 22
         assert generation.stopped == "max length" and len(generation.tokens) == 90
+
+
+@pytest.mark.parametrize(
+    ("size", "compressor", "speaker", "name"),
+    [
+        (4, "mean", "pooled", "qwen3_head_dim"),
+        (3, "attention", "none", "llama_mha_biases"),
+        (2, "mean", "none", "gpt2_tied"),
+    ],
+)
+def test_other_nets_and_backbones(tmp_path: Path, bundle: Bundle, size: int, compressor, speaker, name: str) -> None:
+    """Without a compressor's cache, without a speaker; with learned positions; a prefix in pieces."""
+    patches = tiny_patches(size, compressor, speaker, name)
+    parts = export_patches(patches, PROMPT, PatchOptions("fp32", 24, 5, 9, 60), tmp_path)
+    same = {field: getattr(parts, field) for field in ("cache", "io", "head", "max_position", "patch")}
+    session = open_session(tmp_path / "decoder.onnx", 1)
+    manifest = replace(bundle.manifest, prompt=PROMPT, max_new_tokens=None, **same)
+    check_supported(manifest)
+    check_decoder(manifest, session)
+    ids = token_ids(parts.head)
+    other = replace(
+        bundle, manifest=manifest, decoder=session, token_ids=ids, speaking=replace(bundle.voice, prompt=PROMPT)
+    )
+    source, _ = open_source(other, 3)
+    assert source.nbytes == parts.cache.bytes
+    for clip in (7, 0):
+        tokens, count = row(4, clip, 0)
+        utterance = Utterance(tuple(tokens[:count]), EVERY_RULE, clip, FREE, 50)
+        assert list(Generation(source, utterance)) == by_torch(patches, other, utterance)[0]
 
 
 def test_a_stop_inside_a_patch_ends_it_there(bundle: Bundle, patches: PatchDecoder) -> None:
