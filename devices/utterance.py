@@ -11,7 +11,8 @@ from sottovoce.devices.memory import read_memory
 from sottovoce.devices.readings import Utterance
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import Cache
-from sottovoce.runtime.decode import PREFILL_CHUNK, Stream, TokenSource
+from sottovoce.runtime.coreml import InplaceCache
+from sottovoce.runtime.decode import PREFILL_CHUNK, TokenSource, open_stream
 from sottovoce.runtime.patch_decode import PatchSource
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import SentenceStats, speak
@@ -82,7 +83,7 @@ class Speaker:
         """A prefix of random ids that fills every conditioning slot, then greedy steps."""
         bundle = self.bundle
         start = time.perf_counter()
-        stream = Stream(bundle)
+        stream = open_stream(bundle)
         prefix = np.random.default_rng(seed).choice(bundle.token_ids, stream.cache.prefix)
         logits = stream.prefill([int(token) for token in prefix])
         ttfa = time.perf_counter() - start
@@ -107,12 +108,12 @@ def touched(source: Source) -> int:
     return source.nbytes
 
 
-def touched_bytes(cache: Cache) -> int:
+def touched_bytes(cache: Cache | InplaceCache) -> int:
     """Bytes of the pages of a cache's buffers that hold a slot which was written.
 
-    Without aliasing the graph writes whole buffers, so that all of them count.
+    Without aliasing the graph writes whole buffers, so that all of them count; so they do where Core ML keeps them.
     """
-    if len(cache.sets) > 1:
+    if isinstance(cache, InplaceCache) or len(cache.sets) > 1:
         return cache.nbytes
     buffers = cache.sets[0]
     slots = np.zeros(buffers.shape[3], bool)

@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("voice", type=Path, help="voice folder (config.json, model.safetensors, codec/ …)")
     add("-o", "--output", type=Path, help="bundle folder to make")
-    add("--weights", choices=FORMATS, help="format of the weights (default: int8); fp16 is a smaller file, no faster")
+    target = "what will run it (default: %(default)s); coreml needs pip install 'sottovoce[coreml]'"
+    add("--target", choices=("onnx", "coreml"), default="onnx", help=target)
+    weights = (
+        "format of the weights (default: int8); fp16 is a smaller file, for onnx no faster; palette4 is for coreml"
+    )
+    add("--weights", choices=(*FORMATS, "palette4"), help=weights)
     block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
     add("--head", choices=FORMATS, help="format of head and embedding (default: as --weights, int8 for int4)")
@@ -47,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A:B,…",
         help="with --decoder-only: token ids to keep logits of, A ≤ id < B",
     )
+    add("--stateful", action="store_true", help="with --target coreml: caches are states that Core ML keeps (iOS 18)")
     add("--dry-run", action="store_true", help="print what would be written, sizes and cache bytes; write nothing")
     add("--force", action="store_true", help="replace an existing bundle")
     add("--keep-failed", action="store_true", help="keep a bundle that fails verification, marked as failed")
@@ -55,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
+    if args.target == "coreml":
+        from sottovoce.export.coreml import command  # coremltools takes seconds to import, and is an extra
+
+        set_threads(args.threads)
+        return command.export(args)
+    if args.stateful:
+        raise OptionError("--stateful goes with --target coreml: ONNX caches are inputs and outputs")
     request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
     threads = set_threads(args.threads)
     if args.dry_run:

@@ -14,7 +14,7 @@ from sottovoce.export.command import set_threads
 from sottovoce.export.show import show_parity
 from sottovoce.export.verify import read_parity, verify_bundle
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.bundle import check_files, load_bundle
 from sottovoce.runtime.manifest import read_manifest
 from sottovoce.runtime.output import written_whole
 
@@ -30,9 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report; exit status 1 where a gate fails."""
     threads = set_threads(args.threads)
+    if args.against is None and args.output is not None:
+        raise OptionError("-o writes a new report: say what to measure against (--against VOICE)")
+    manifest = read_manifest(args.bundle)
+    if manifest.coreml is not None:
+        from sottovoce.export.coreml import command  # coremltools takes seconds to import, and is an extra
+
+        check_files(args.bundle, manifest)
+        return command.verify(args.bundle, args.against, args.output, manifest.codec is None)
     if args.against is None:
-        if args.output is not None:
-            raise OptionError("-o writes a new report: say what to measure against (--against VOICE)")
         manifest = load_bundle(args.bundle, threads).manifest
         parity = read_parity(args.bundle)
         if parity.passed != (manifest.parity == "passed"):

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from sottovoce.errors import BundleError
+from sottovoce.runtime import apple
 from sottovoce.runtime.contract import check_codec, check_decoder, check_supported, check_voice, token_ids
+from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, NoGraph, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
@@ -44,6 +47,8 @@ class Bundle:
     """Stages of the load: `hashes`, `decoder`, `codec`, `text`."""
     source: Callable[[], Source] | None = None
     """Opens what says its tokens where that is no graph (None: `decoder`)."""
+    coreml: CoremlDecoder | None = None
+    """What decodes in `decoder`'s place where that is a Core ML package."""
 
     @property
     def voice(self) -> Voice:
@@ -58,16 +63,18 @@ def load_bundle(
     threads: int | None = None,
     verify_hashes: bool = True,
     open_graph: Callable[[Path, int], Session] | None = None,
+    open_engine: OpenEngine | None = None,
 ) -> Bundle:
     """Open the bundle in `folder` with `threads` threads per graph (None: the usable processors, at most 4).
 
     Raises BundleError for a missing, truncated or altered file or a newer schema, ContractError for a graph that
     contradicts the manifest, OptionError for a bad thread count. Without `verify_hashes` only names and sizes are
-    checked; `open_graph` opens each graph, for callers that measure.
+    checked; `open_graph` opens each graph, for callers that measure; `open_engine` Core ML packages (None: Apple's own
+    does, on macOS).
     """
     root = Path(folder)
     count = thread_count(threads)
-    opened = open_graph or open_session
+    opened, engine = open_graph or open_session, open_engine or apple.opener()
     seconds: dict[str, float] = {}
     manifest = read_manifest(root)
     check_onnxruntime(manifest.min_onnxruntime)
@@ -75,16 +82,43 @@ def load_bundle(
     with _timed(seconds, "hashes"):
         check_files(root, manifest, verify_hashes)
     with _timed(seconds, "decoder"):
-        decoder = opened(inside(root, manifest.decoder), count)
-        check_decoder(manifest, decoder)
-    voice = _open_voice(root, manifest, count, seconds, opened)
+        decoder, core = _open_decoder(root, manifest, count, opened, engine)
+    open_codec = partial(_open_codec, root, manifest, count, opened, engine)
+    voice = _open_voice(root, manifest, seconds, open_codec)
     ids = token_ids(manifest.head)
     ids.flags.writeable = False
-    return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds))
+    return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds), coreml=core)
+
+
+def _open_decoder(
+    root: Path, manifest: Manifest, threads: int, open_graph: Callable[[Path, int], Session], open_engine: OpenEngine
+) -> tuple[Session, CoremlDecoder | None]:
+    """The decoder's graph, checked; or a Core ML package, which has none."""
+    if manifest.coreml is not None:
+        return NoGraph(), CoremlDecoder(root, manifest, open_engine)
+    decoder = open_graph(inside(root, manifest.decoder), threads)
+    check_decoder(manifest, decoder)
+    return decoder, None
+
+
+def _open_codec(
+    root: Path,
+    manifest: Manifest,
+    threads: int,
+    open_graph: Callable[[Path, int], Session],
+    open_engine: OpenEngine,
+    codec: CodecSpec,
+) -> Session:
+    """What decodes codes, checked."""
+    if manifest.coreml is not None:
+        return CoremlCodec(root, codec, manifest.coreml, open_engine)
+    session = open_graph(inside(root, codec.decoder), threads)
+    check_codec(codec, session)
+    return session
 
 
 def _open_voice(
-    root: Path, manifest: Manifest, threads: int, seconds: dict[str, float], open_graph: Callable[[Path, int], Session]
+    root: Path, manifest: Manifest, seconds: dict[str, float], open_codec: Callable[[CodecSpec], Session]
 ) -> Voice | None:
     """The codec and the text front end; None where the manifest has neither."""
     prompt, text, sampling, codec = manifest.prompt, manifest.text, manifest.sampling, manifest.codec
@@ -96,8 +130,7 @@ def _open_voice(
         raise BundleError(f"{root / 'manifest.json'}: {absent} is missing, and a voice needs it to speak")
     check_voice(prompt, sampling, codec, manifest.head)
     with _timed(seconds, "codec"):
-        session = open_graph(inside(root, codec.decoder), threads)
-        check_codec(codec, session)
+        session = open_codec(codec)
     with _timed(seconds, "text"):
         frontend = load_frontend(root, text)
     return Voice(prompt, sampling, codec, frontend, session)
@@ -121,13 +154,18 @@ def check_files(folder: Path, manifest: Manifest, verify_hashes: bool = True) ->
 
 def _needed(manifest: Manifest) -> Iterator[str]:
     """Files the runtime opens by a name in the manifest."""
-    yield manifest.decoder
+    yield _file_of(manifest.decoder)
     if manifest.text:
         yield manifest.text.file
     if manifest.codec:
-        yield manifest.codec.decoder
+        yield _file_of(manifest.codec.decoder)
         if manifest.codec.encoder:
             yield manifest.codec.encoder
+
+
+def _file_of(name: str) -> str:
+    """The file that makes `name` what it is: a Core ML package is a folder."""
+    return f"{name}/Manifest.json" if name.endswith(".mlpackage") else name
 
 
 def _present(folder: Path) -> Iterator[str]:

@@ -39,6 +39,9 @@ MAX_VOCABULARY = 1 << 24
 MAX_COUNT = 1 << 24
 """More slots, layers, positions, samples or tokens than any voice counts; a manifest that asks for more is damaged."""
 
+WRITES = {"ort": "scratch", "coreml": "inplace"}
+"""Flavours that this runtime drives, and how each writes its caches."""
+
 ONNX_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tensor(int8)"}
 
 
@@ -65,9 +68,12 @@ def cache_tensors(spec: CacheSpec, stem: str) -> Iterator[TensorSpec]:
 def check_supported(manifest: Manifest) -> None:
     """Raise BundleError for what the contract allows but this runtime cannot drive."""
     groups = manifest.cache.groups
-    if manifest.flavour != "ort" or manifest.cache.write != "scratch":
+    if WRITES.get(manifest.flavour) != manifest.cache.write:
         kind = f"flavour {manifest.flavour!r} with cache writes {manifest.cache.write!r}"
-        raise BundleError(f"this runtime drives flavour 'ort' with cache writes 'scratch', not {kind}: export it again")
+        wanted = ", ".join(f"{flavour!r} with {write!r}" for flavour, write in WRITES.items())
+        raise BundleError(f"this runtime drives flavour {wanted}, not {kind}: export it again")
+    if (manifest.coreml is None) is (manifest.flavour == "coreml"):
+        raise ContractError(f"manifest: flavour {manifest.flavour} contradicts coreml")
     if manifest.patch is None and [(group.unit, group.held) for group in groups] != [("token", "runtime")]:
         raise BundleError("this runtime drives one token cache, or a patch voice: update sottovoce")
     for number, group in enumerate(groups):

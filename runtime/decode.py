@@ -8,6 +8,7 @@ import numpy as np
 from sottovoce.errors import OptionError, TextError
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
+from sottovoce.runtime.coreml import CoremlStream
 from sottovoce.runtime.sampling import Sampler
 from sottovoce.runtime.session import Array, Floats
 from sottovoce.runtime.utterance import Utterance
@@ -115,6 +116,13 @@ def check_position(position: int, end: int) -> None:
         raise TextError(f"position {position} is past the graph's last one, {end - 1}: shorten the text")
 
 
+def open_stream(bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> Stream | CoremlStream:
+    """A stream on `bundle`; a Core ML package has its own length of chunk."""
+    if bundle.coreml is not None:
+        return CoremlStream(bundle.coreml, bundle.manifest)
+    return Stream(bundle, prefill_chunk)
+
+
 def check_prefix(count: int, allowed: int) -> None:
     """Raise TextError unless a prefix of `count` slots fits the `allowed` slots."""
     if count < 1:
@@ -133,7 +141,7 @@ class TokenSource:
 
     def __init__(self, bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> None:
         """Allocate the buffers of a stream."""
-        self.stream = Stream(bundle, prefill_chunk)
+        self.stream = open_stream(bundle, prefill_chunk)
         self.max_position = self.stream.max_position
         self._bundle = bundle
         self._token = 0

@@ -22,8 +22,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
 
-Flavour = Literal["ort", "portable"]
-WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
+Flavour = Literal["ort", "portable", "coreml"]
+WeightFormat = Literal["fp32", "fp16", "int8", "int4", "palette4"]
 CacheFormat = Literal["fp32", "fp16", "int8"]
 
 
@@ -250,6 +250,26 @@ class CodecSpec:
 
 
 @dataclass(frozen=True)
+class CoremlSpec:
+    """How a host drives Core ML packages (flavour `coreml`); `Manifest.io` is that of the function `decode`.
+
+    The function `prefill`, of inputs and outputs `prefill`, reads `prefill_tokens` prefix tokens a run; the last one
+    goes through `decode`. Caches [1, H, D, P + W] are states of both where `stateful`. Tables of the host, .npy
+    float16: `embedding` [V, d]; `positions` [max_position, 2, D/2], cosines and sines, or [max_position, d] to add
+    where not `rotary`; `codec_values` [codes, dims]. The codec has a function `codes_N` for each N of `codec_codes`.
+    """
+
+    prefill: IoSpec
+    prefill_tokens: int
+    stateful: bool
+    rotary: bool
+    embedding: str
+    positions: str
+    codec_values: str | None
+    codec_codes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec.
 
@@ -278,6 +298,7 @@ class Manifest:
     decoder: str = "decoder.onnx"
     max_new_tokens: int | None = None
     patch: PatchSpec | None = None
+    coreml: CoremlSpec | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

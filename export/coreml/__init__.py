@@ -1,0 +1,1 @@
+"""Voice → Core ML packages, made and checked on any machine."""
