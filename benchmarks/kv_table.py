@@ -120,7 +120,7 @@ def allocated(shape: Shape, folder: Path, window: int) -> int:
     stream.prefill(ids[: shape.prefix])
     for token in ids[: window + 1]:
         stream.step(token)
-    nbytes = sum(buffers.nbytes for buffers in stream.cache.sets)
+    nbytes = stream.cache.nbytes
     shutil.rmtree(bundle)
     return nbytes
 

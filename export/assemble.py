@@ -110,6 +110,8 @@ def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | 
         weights=parts.weights,
         head=parts.head,
         max_position=parts.max_position,
+        decoder=parts.decoder,
+        prefill=parts.prefill,
         prompt=spec.prompt if spec else None,
         text=spec.text if spec else None,
         sampling=spec.sampling if spec else None,

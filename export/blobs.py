@@ -66,6 +66,12 @@ class WeightFile:
         row = whole.nbytes // whole.shape[0]
         self._declare(name, Blob(whole.offset + rows[0] * row, whole.dtype, shape), shape)
 
+    def retype(self, name: str, element: int, shape: Shape) -> None:
+        """Tell the graph that the bytes of `name` hold numbers that numpy has no type for, of `shape`."""
+        (tensor,) = [tensor for tensor in self.initializers if tensor.name == name]
+        tensor.data_type = element
+        tensor.dims[:] = shape
+
     def write(self, folder: Path) -> None:
         """Compute and write every blob; OutputError where the disk refuses."""
         path = folder / self.location

@@ -37,9 +37,9 @@ class ScaleTable:
         """Reads no weight yet; every utterance is heard under a window of W = `window` generated tokens."""
         self._measure = cache(lambda: measure_scales(_loaded(source), utterances, window))
 
-    def read(self, layer: int, value: bool) -> list[np.ndarray]:
-        """The scale of a layer's keys, or values, [1] float32: what a `WeightFile` loads."""
-        return [np.array([self._measure()[layer][value]], np.float32)]
+    def read(self, layer: int, value: bool, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """The scale of a layer's keys, or values, float32 of one element: what a `WeightFile` loads."""
+        return [np.full(shape, self._measure()[layer][value], np.float32)]
 
 
 def _loaded(source: Checkpoint | Decoder) -> Decoder:

@@ -14,11 +14,16 @@ from sottovoce.export.quantize import BLOCK_SIZES
 from sottovoce.export.show import show_parity, show_plan, show_warnings
 from sottovoce.export.weight_recipe import FORMATS, WeightRecipe, read_weight_recipe
 from sottovoce.models.voice import Voice
+from sottovoce.runtime.manifest import Flavour
 from sottovoce.runtime.session import thread_count
 from sottovoce.runtime.table import size_text
 
 CACHES = ("fp32", "fp16", "int8")
 """Formats of keys and values that can be exported."""
+
+
+FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
+"""Kinds of ONNX graphs that can be exported."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory, int8 a quarter"
     )
     add("--cache", choices=CACHES, default="fp32", help=cache)
+    flavour = (
+        "ort: one graph with ONNX Runtime's own operators; portable: two of standard ones and fixed shapes, "
+        "for other engines and old versions (default: %(default)s)"
+    )
+    add("--flavour", choices=FLAVOURS, default="ort", help=flavour)
     add("--prefix", type=int, metavar="P", help="cache slots for text and speaker prompt (default: the voice's)")
     add("--decoder-only", action="store_true", help="export only the decoder of a bare Hugging Face folder")
     add(
@@ -64,11 +74,14 @@ def run(args: argparse.Namespace) -> int:
     if args.target == "coreml":
         from sottovoce.export.coreml import command  # coremltools takes seconds to import, and is an extra
 
+        if args.flavour != "ort":
+            raise OptionError(f"--flavour {args.flavour} goes with --target onnx: a Core ML package is no graph of it")
         set_threads(args.threads)
         return command.export(args)
     if args.stateful:
         raise OptionError("--stateful goes with --target coreml: ONNX caches are inputs and outputs")
-    request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, args.head_ids, args.cache)
+    ids = args.head_ids
+    request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, ids, args.cache, args.flavour)
     threads = set_threads(args.threads)
     if args.dry_run:
         show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))

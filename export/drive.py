@@ -3,7 +3,9 @@
 The runtime's loop is not used here on purpose: a mistake in reading the contract must not be made twice.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -13,6 +15,31 @@ from sottovoce.runtime.manifest import CacheGroup
 HIDDEN = np.float32(-1e30)
 GARBAGE = 1e3
 """Scale of what lies in slots that were never written."""
+
+
+KINDS = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+"""What keys and values are kept in."""
+
+
+class Driven(Protocol):
+    """What is asked of a driver."""
+
+    def restart(self) -> None:
+        """Forget the utterance."""
+
+    def prefill(self, ids: list[int]) -> np.ndarray:
+        """Feed prefix tokens → logits [V'] of the last one."""
+
+    def step(self, token: int) -> np.ndarray:
+        """Feed one generated token → logits [V']."""
+
+
+def fill_with_noise(buffers: Iterable[np.ndarray], scale: float) -> None:
+    """Garbage of that scale in every slot, as far as bytes can hold it."""
+    random = np.random.default_rng(0)
+    for buffer in buffers:
+        noise = scale * random.standard_normal(buffer.shape, np.float32)
+        buffer[:] = noise.clip(-128, 127) if buffer.dtype == np.int8 else noise
 
 
 class Driver:
@@ -28,8 +55,7 @@ class Driver:
         self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         self._group, self._garbage = group, garbage
         shape = (1, group.kv_heads, group.slots, group.head_dim)
-        kind = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[group.dtype]
-        self._buffers = [np.zeros(shape, kind) for _ in range(2 * group.layers)]
+        self._buffers = [np.zeros(shape, KINDS[group.dtype]) for _ in range(2 * group.layers)]
         self._binding = self._session.io_binding()
         self._binding.bind_output("logits", "cpu")
         names = [f"{layer}.{part}" for layer in range(group.layers) for part in ("key", "value")]
@@ -41,10 +67,7 @@ class Driver:
 
     def restart(self) -> None:
         """Forget the utterance: garbage in every slot, none visible."""
-        random = np.random.default_rng(0)
-        for buffer in self._buffers:
-            noise = self._garbage * random.standard_normal(buffer.shape, np.float32)
-            buffer[:] = noise.clip(-128, 127) if buffer.dtype == np.int8 else noise
+        fill_with_noise(self._buffers, self._garbage)
         self._visible = np.zeros(self._group.slots, bool)
         self._position = self._generated = 0
 

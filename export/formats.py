@@ -21,7 +21,7 @@ class FormatWeights:
 
     def __init__(self, config: DecoderConfig, recipe: WeightRecipe, rounding: Rounding) -> None:
         """Raises OptionError where a block does not fit the decoder."""
-        self._hidden, self._recipe, self._rounding = config.hidden_size, recipe, rounding
+        self._hidden, self._recipe, self._rounding = self._common(config), recipe, rounding
         layers, table = self._settled(MatrixSpec(recipe.weights, recipe.block)), self._settled(recipe.table)
         if table.block and config.hidden_size % table.block:
             fits = block_size_for(config.hidden_size)
@@ -51,6 +51,10 @@ class FormatWeights:
     def head(self, nodes: Nodes, x: str, ranges: Ranges) -> list[str]:
         """See `Weights`."""
         return self._table.head(nodes, x, ranges)
+
+    def _common(self, config: DecoderConfig) -> int:
+        """What default blocks divide."""
+        return config.hidden_size
 
     def _settled(self, spec: MatrixSpec) -> MatrixSpec:
         """`spec` with a block where its format has one: the largest that divides the hidden size if none is asked."""

@@ -48,10 +48,12 @@ def build_graph(
 
 
 def make_decoder(nodes: Nodes, io: IoSpec) -> ModelProto:
-    """The model of what was emitted."""
+    """The model of what was emitted; it names the operators of ONNX Runtime alone only where it has some."""
     inputs, outputs = ([_value(spec) for spec in specs] for specs in (io.inputs, io.outputs))
     graph = make_graph(nodes.nodes, "decoder", inputs, outputs, initializer=nodes.file.initializers)
     opsets = [make_opsetid("", OPSET), make_opsetid(CONTRIB, 1)]
+    if all(node.domain == "" for node in nodes.nodes):
+        opsets.pop()
     return make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="sottovoce")
 
 
@@ -62,6 +64,9 @@ def _value(spec: TensorSpec) -> ValueInfoProto:
 
 class Backbone(Layers):
     """The decoder's layers, between what is embedded and its hidden states."""
+
+    scale_shape: tuple[int, ...] = (1,)
+    """Of a scale of an int8 cache, as the attention op wants it."""
 
     def __init__(self, nodes: Nodes, weights: Weights, max_position: int, scales: ScaleTable | None = None) -> None:
         """Emits cos and sin rows for `max_position` positions, the shapes that Qwen3's norms go through, and `scales`
@@ -74,16 +79,21 @@ class Backbone(Layers):
         super().__init__(nodes, weights, config, Wires(rotary=rotary, scaled=scales is not None))
         if scales is not None:
             self._scales(scales)
-        if config.traits.qk_norm:
-            nodes.integers("shape.heads", [0, 0, -1, config.head_dim])
-            nodes.integers("shape.flat", [0, 0, -1])
+        self._shapes()
+
+    def _shapes(self) -> None:
+        """Shapes that nodes ask for by name."""
+        if self.traits.qk_norm:
+            self.nodes.integers("shape.heads", [0, 0, -1, self.config.head_dim])
+            self.nodes.integers("shape.flat", [0, 0, -1])
 
     def _scales(self, scales: ScaleTable) -> None:
         """Two initializers for each layer's attention."""
         for layer in range(self.config.layers):
             where = f"model.layers.{layer}.self_attn"
             for value, name in enumerate(("k_scale", "v_scale")):
-                self.nodes.file.add({f"{where}.{name}": (np.float32, (1,))}, partial(scales.read, layer, bool(value)))
+                read = partial(scales.read, layer, bool(value), self.scale_shape)
+                self.nodes.file.add({f"{where}.{name}": (np.float32, self.scale_shape)}, read)
 
     def hidden(self, x: str) -> str:
         """x [1,T,d] → hidden states after the final norm, [1,T,d]."""

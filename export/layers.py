@@ -99,7 +99,7 @@ class Layers:
         return self.nodes.add("Reshape", [self.norm(heads, where), "shape.flat"], f"{where}.flat")
 
     def feed_forward(self, x: str, where: str) -> str:
-        """down(silu(gate(x)) · up(x)), where QuickGelu with alpha 1 is silu; without a gate, down(gelu(up(x)))."""
+        """down(silu(gate(x)) · up(x)); without a gate, down(gelu(up(x)))."""
         if not self.traits.gated:
             approximate = "tanh" if self.config.activation == "gelu_tanh" else "none"
             up = self.weights.linear(self.nodes, x, f"{where}.up_proj")
@@ -107,6 +107,10 @@ class Layers:
                 self.nodes, self.nodes.add("Gelu", [up], where, approximate=approximate), f"{where}.down_proj"
             )
         gate = self.weights.linear(self.nodes, x, f"{where}.gate_proj")
-        gate = self.nodes.add("QuickGelu", [gate], f"{where}.silu", CONTRIB, alpha=1.0)
+        gate = self.silu(gate, f"{where}.silu")
         up = self.weights.linear(self.nodes, x, f"{where}.up_proj")
         return self.weights.linear(self.nodes, self.nodes.add("Mul", [gate, up], where), f"{where}.down_proj")
+
+    def silu(self, x: str, where: str) -> str:
+        """x · sigmoid(x), which QuickGelu is with alpha 1."""
+        return self.nodes.add("QuickGelu", [x], where, CONTRIB, alpha=1.0)

@@ -1,4 +1,4 @@
-"""Does `decoder.onnx` say what torch says? An independent loop over the cache contract, against the WAND mask in torch.
+"""Does the graph say what torch says? An independent loop over the cache contract, against the WAND mask in torch.
 
 Nothing is shared with the runtime's loop on purpose. Slots that were never written hold large garbage.
 """
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from sottovoce.export.cache_scales import Scales, kept_hidden, rounding
-from sottovoce.export.decoder import DATA, GRAPH, DecoderParts
-from sottovoce.export.drive import Driver
+from sottovoce.export.decoder import DATA, DecoderParts
+from sottovoce.export.drive import Driven
 from sottovoce.export.head import ids_of
-from sottovoce.export.variants import float_graph
+from sottovoce.export.portable_drive import open_driver
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
@@ -121,13 +121,11 @@ class TokenSides:
     scales: Scales | None = None
     """By which torch rounds keys and values, as an int8 cache does (None: it does not)."""
 
-    def driver(self, exact: bool = False) -> Driver:
+    def driver(self, exact: bool = False) -> Driven:
         """See `Sides`."""
-        graph = self.folder / GRAPH
-        model = float_graph(graph).SerializeToString() if exact else None
-        return Driver(graph, self.parts.cache.groups[0], self.threads, model=model)
+        return open_driver(self.folder, self.parts, self.threads, exact)
 
-    def drive(self, case: Case, driver: Driver) -> tuple[np.ndarray, list[int]]:
+    def drive(self, case: Case, driver: Driven) -> tuple[np.ndarray, list[int]]:
         """See `Sides`."""
         return drive(case, driver, self.parts)
 
@@ -223,7 +221,7 @@ def compare(cases: Sequence[Case], sides: Sides, decoder: Any) -> list[Compared]
     ]
 
 
-def drive(case: Case, driver: Driver, parts: DecoderParts) -> tuple[np.ndarray, list[int]]:
+def drive(case: Case, driver: Driven, parts: DecoderParts) -> tuple[np.ndarray, list[int]]:
     """The graph's logits [steps + 1, V'] over a case, and the tokens fed after its prefix."""
     ids = ids_of(parts.head.ids)
     driver.restart()

@@ -17,7 +17,7 @@ from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import CacheFormat, WeightFormat
+from sottovoce.runtime.manifest import CacheFormat, Flavour, WeightFormat
 
 Window = int | Literal["full"]
 Ranges = tuple[tuple[int, int], ...]
@@ -33,6 +33,7 @@ class Request:
     decoder_only: bool = False
     head_ids: Ranges | None = None
     cache: CacheFormat = "fp32"
+    flavour: Flavour = "ort"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:
     _check_slots(request.prefix, window)
     if request.prefix + window > longest:
         raise OptionError(f"--prefix {request.prefix} and --window {window} pass the checkpoint's {longest} positions")
-    options = DecoderOptions(request.weights, request.prefix, window, longest, request.head_ids, request.cache)
+    options = DecoderOptions(
+        request.weights, request.prefix, window, longest, request.head_ids, request.cache, flavour=request.flavour
+    )
     if request.cache != "int8":
         return options
     ids = ids_of(check_ranges(request.head_ids, voice.checkpoint.config.vocab_size))
@@ -100,6 +103,8 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions | PatchOptions:
     if spec.patch is not None:
         if request.cache != "fp32":
             raise OptionError(f"--cache {request.cache}: the caches of a patch voice are fp32 so far")
+        if request.flavour != "ort":
+            raise OptionError(f"--flavour {request.flavour}: a patch voice draws its tokens in the graph, in ort alone")
         return PatchOptions(request.weights, prefix, window, spec.prompt.max_prompt_codes, positions)
     return DecoderOptions(
         weights=request.weights,
@@ -109,6 +114,7 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions | PatchOptions:
         head_ranges=speech_ranges(spec.prompt),
         cache=request.cache,
         heard=heard(voice, prefix) if request.cache == "int8" else (),
+        flavour=request.flavour,
     )
 
 

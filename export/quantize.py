@@ -59,6 +59,12 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(parts << shifts, axis=-1)
 
 
+def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes [.., n] → the values in them, uint8 [.., n·8/bits]: what `pack` was given."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (packed[..., None] >> shifts & np.uint8(2**bits - 1)).reshape(*packed.shape[:-1], -1)
+
+
 def _quantize_rows(weight: np.ndarray, block_size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """`quantize` for a few rows at a time, which bounds what lies in memory."""
     steps, scales = _steps(weight, block_size, bits)

@@ -73,6 +73,11 @@ class Nodes:
         self.file.initializers.append(from_array(np.array(value, np.int64), name))
         return name
 
+    def number(self, name: str, value: float) -> str:
+        """A scalar, float32, kept in the graph itself."""
+        self.file.initializers.append(from_array(np.array(value, np.float32), name))
+        return name
+
     def bias(self, modules: tuple[str, ...]) -> str:
         """Initializer of the stacked biases of linear modules, empty where they have none."""
         names = [f"{module}.bias" for module in modules]

@@ -4,6 +4,7 @@ Knows the layout of the file from its graph and from the operators' definition a
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from onnx.helper import tensor_dtype_to_np_dtype
 from torch import nn
 
-from sottovoce.export.decoder import DATA, GRAPH
+from sottovoce.export.decoder import DATA
 from sottovoce.export.variants import every_node
+from sottovoce.export.weights import EMBEDDING
+from sottovoce.models.decoder import Decoder
 
 SCALES = ".scales"
 _HEAD = "lm_head.weight"
@@ -23,17 +26,18 @@ _ROWS = 4096
 
 
 class WrittenWeights:
-    """Initializers of `decoder.onnx` by name, their bytes mapped from `decoder.onnx.data`."""
+    """Initializers of a graph by name, their bytes mapped from `decoder.onnx.data` beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, path: Path) -> None:
         """Reads the graph; the data stays on disk."""
-        graph = onnx.load(folder / GRAPH, load_external_data=False).graph
+        graph = onnx.load(path, load_external_data=False).graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         attributes = {name: {a.name: a.i for a in node.attribute} for node in every_node(graph) for name in node.input}
         self._bits = {name: found["bits"] for name, found in attributes.items() if "bits" in found}
         casts = {node.output[0]: node.input[0] for node in every_node(graph) if node.op_type == "Cast"}
         self._transposed = {casts.get(node.input[1]) for node in every_node(graph) if node.op_type == "MatMul"}
-        self._data = np.memmap(folder / DATA, np.uint8, "r")
+        self._blocks = {name: found["block_size"] for name, found in attributes.items() if "block_size" in found}
+        self._data = np.memmap(path.with_name(DATA), np.uint8, "r")
 
     def rounded(self) -> list[str]:
         """Names of the matrices that are quantized, or float16."""
@@ -48,7 +52,7 @@ class WrittenWeights:
     def scales(self, layers: int) -> list[tuple[float, float]]:
         """The scales of an int8 cache: of keys and of values, layer by layer."""
         names = [[f"model.layers.{layer}.self_attn.{kind}_scale" for kind in "kv"] for layer in range(layers)]
-        return [(float(self._array(key)[0]), float(self._array(value)[0])) for key, value in names]
+        return [(self._array(key).item(), self._array(value).item()) for key, value in names]
 
     def rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start..stop−1 of matrix `name` [N, K] as float32, and the scale of each element, both [n, K].
@@ -59,6 +63,8 @@ class WrittenWeights:
         if name + SCALES not in self._tensors:
             whole = self._array(name).T if name in self._transposed else self._array(name)
             return whole[start:stop].astype(np.float32), np.spacing(np.abs(whole[start:stop])).astype(np.float32)
+        if name not in self._bits:
+            return self._signed_rows(name, start, stop, columns)
         scales, bits = self._array(name + SCALES)[start:stop], self._bits[name]
         packed = self._array(name)[start:stop].reshape(*scales.shape, -1, 1)
         steps = (packed >> np.arange(0, 8, bits, dtype=np.uint8)) & (2**bits - 1)
@@ -67,22 +73,52 @@ class WrittenWeights:
         flat = stop - start, -1
         return values.reshape(flat)[:, :columns], spread.reshape(flat)[:, :columns]
 
+    def _signed_rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `rows` of a matrix in standard operators: value · scale; all but the embedding lie on their side."""
+        steps, scales = self._steps(name), self._array(name + SCALES)
+        steps, scales = (x[start:stop] if name == EMBEDDING else x[:, start:stop].T for x in (steps, scales))
+        block = self._blocks.get(name, columns // scales.shape[1])
+        spread = np.repeat(scales, block, axis=1)[:, :columns]
+        return steps.astype(np.float32) * spread, spread
+
+    def _steps(self, name: str) -> np.ndarray:
+        """Signed values of a matrix; of 4 bits, the first one lies in a byte's lowest."""
+        tensor = self._tensors[name]
+        if tensor.data_type != onnx.TensorProto.INT4:
+            return self._array(name)
+        halves = self._raw(tensor)[:, None] >> np.array([0, 4], np.uint8) & 15
+        return ((halves.astype(np.int8) ^ 8) - 8).reshape(tuple(tensor.dims))
+
     def _array(self, name: str) -> np.ndarray:
         """One initializer, mapped."""
         tensor = self._tensors[name]
+        raw = self._raw(tensor)
+        return raw.view(tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
+
+    def _raw(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """The bytes of an initializer, mapped."""
         where = {entry.key: entry.value for entry in tensor.external_data}
         offset, length = int(where["offset"]), int(where["length"])
-        raw = self._data[offset : offset + length]
-        return raw.view(tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
+        return self._data[offset : offset + length]
+
+
+def with_head_of(graph: Path, decoder: Decoder) -> Decoder:
+    """`decoder`, its head a matrix of its own where it is tied and `graph` has bytes for both."""
+    if not decoder.config.tied_head or _HEAD not in WrittenWeights(graph).rounded():
+        return decoder
+    with torch.device("meta"):
+        apart = Decoder(replace(decoder.config, tied_head=False))
+    apart.load_state_dict({**decoder.state_dict(), _HEAD: decoder.head.detach().clone()}, assign=True)
+    return apart.eval()
 
 
 @torch.no_grad()
-def load_written(decoder: nn.Module, folder: Path, head_ids: Sequence[int]) -> float:
-    """Put the matrices written in `folder` in the place of `decoder`'s own; their largest error.
+def load_written(decoder: nn.Module, graph: Path, head_ids: Sequence[int]) -> float:
+    """Put the matrices written for `graph` in the place of `decoder`'s own; their largest error.
 
     The error is |written − own| in units of the block's scale. Rows of an untied head that were not kept stay.
     """
-    weights, errors = WrittenWeights(folder), [0.0]
+    weights, errors = WrittenWeights(graph), [0.0]
     parameters = {name.removeprefix(_BACKBONE): parameter for name, parameter in decoder.named_parameters()}
     for name in weights.rounded():
         if name in parameters:  # pieces of a tied head are rows of the embedding once more

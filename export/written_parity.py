@@ -26,7 +26,7 @@ from sottovoce.export.parity import (
     wrap_failure,
     wraps_of,
 )
-from sottovoce.export.written import WrittenWeights, load_written
+from sottovoce.export.written import WrittenWeights, load_written, with_head_of
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.manifest import WeightFormat
 
@@ -91,10 +91,12 @@ def check_written(
     cases = random_cases(parts) if cases is None else cases
     plain = sides or TokenSides(folder, parts, threads)
     decoder = copy.deepcopy(source) if isinstance(source, Decoder) else source.load()
-    weight_error = load_written(decoder, folder, ids_of(parts.head.ids))
+    decoder = with_head_of(folder / parts.decoder, decoder) if isinstance(decoder, Decoder) else decoder
+    weight_error = load_written(decoder, folder / parts.decoder, ids_of(parts.head.ids))
     unrounded, sides = None, plain
     if parts.cache.groups[0].dtype == "int8":
-        sides = TokenSides(folder, parts, threads, WrittenWeights(folder).scales(parts.cache.groups[0].layers))
+        scales = WrittenWeights(folder / parts.decoder).scales(parts.cache.groups[0].layers)
+        sides = TokenSides(folder, parts, threads, scales)
     compared = compare(cases, sides, decoder)
     if sides is not plain:
         unrounded = [plain.expect(decoder, found.case.prefix, found.fed) for found in compared]

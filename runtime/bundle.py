@@ -15,6 +15,7 @@ from sottovoce.runtime.contract import check_codec, check_decoder, check_support
 from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, NoGraph, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
 from sottovoce.runtime.paths import inside
+from sottovoce.runtime.portable_contract import check_decode, check_prefill
 from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
 from sottovoce.runtime.text.frontend import Frontend, load_frontend
 from sottovoce.runtime.utterance import Source
@@ -49,6 +50,8 @@ class Bundle:
     """Opens what says its tokens where that is no graph (None: `decoder`)."""
     coreml: CoremlDecoder | None = None
     """What decodes in `decoder`'s place where that is a Core ML package."""
+    prefill: Session | None = None
+    """What reads a prefix, where `decoder` takes one token at a time."""
 
     @property
     def voice(self) -> Voice:
@@ -83,11 +86,14 @@ def load_bundle(
         check_files(root, manifest, verify_hashes)
     with _timed(seconds, "decoder"):
         decoder, core = _open_decoder(root, manifest, count, opened, engine)
+        prefill = None if manifest.prefill is None else opened(inside(root, manifest.prefill.file), count)
+        if prefill is not None:
+            check_prefill(manifest, prefill)
     open_codec = partial(_open_codec, root, manifest, count, opened, engine)
     voice = _open_voice(root, manifest, seconds, open_codec)
     ids = token_ids(manifest.head)
     ids.flags.writeable = False
-    return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds), coreml=core)
+    return Bundle(root, manifest, count, decoder, ids, voice, MappingProxyType(seconds), coreml=core, prefill=prefill)
 
 
 def _open_decoder(
@@ -97,7 +103,8 @@ def _open_decoder(
     if manifest.coreml is not None:
         return NoGraph(), CoremlDecoder(root, manifest, open_engine)
     decoder = open_graph(inside(root, manifest.decoder), threads)
-    check_decoder(manifest, decoder)
+    check = check_decoder if manifest.prefill is None else check_decode
+    check(manifest, decoder)
     return decoder, None
 
 
@@ -155,6 +162,8 @@ def check_files(folder: Path, manifest: Manifest, verify_hashes: bool = True) ->
 def _needed(manifest: Manifest) -> Iterator[str]:
     """Files the runtime opens by a name in the manifest."""
     yield _file_of(manifest.decoder)
+    if manifest.prefill:
+        yield manifest.prefill.file
     if manifest.text:
         yield manifest.text.file
     if manifest.codec:

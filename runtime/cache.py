@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from sottovoce.runtime.manifest import CacheSpec
+from sottovoce.runtime.manifest import CacheGroup, CacheSpec
 from sottovoce.runtime.session import Array, Floats
 
 HIDDEN: Final = np.float32(-1e30)
@@ -21,8 +21,9 @@ DTYPES: Final = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 class Cache:
     """Key and value buffers of one stream, allocated once.
 
-    `sets` holds one array [2L, 1, H, P + W, D] where past and present are one buffer, two where they swap; row 2i is
-    layer i's keys and row 2i + 1 its values. `bias` [1, 1, 1, P + W] float32 is the attention bias of the next step.
+    `buffers` [2L, 1, H, P + W, D]: row 2i is layer i's keys and row 2i + 1 its values. Where past and present are not
+    aliased, `written` [2L, 1, H, 1, D] is the scratch slot and `buffers` lack it; elsewhere both are the same array.
+    `bias` [1, 1, 1, P + W] float32 is the attention bias of the next step.
     """
 
     def __init__(self, spec: CacheSpec) -> None:
@@ -31,10 +32,16 @@ class Cache:
         self.prefix = group.prefix
         self.ring = group.window - 1
         self.scratch = group.slots - 1
-        shape = (2 * group.layers, 1, group.kv_heads, group.slots, group.head_dim)
-        self.sets: tuple[Array, ...] = tuple(np.zeros(shape, DTYPES[group.dtype]) for _ in range(2 - spec.aliased))
+        self.buffers = self._zeros(group, group.slots if spec.aliased else group.slots - 1)
+        self.written = self.buffers if spec.aliased else self._zeros(group, 1)
         self.bias: Floats = np.empty((1, 1, 1, group.slots), np.float32)
         self.init_state()
+
+    @staticmethod
+    def _zeros(group: CacheGroup, slots: int) -> Array:
+        """Keys and values of so many slots."""
+        shape = (2 * group.layers, 1, group.kv_heads, slots, group.head_dim)
+        return np.zeros(shape, DTYPES[group.dtype])
 
     def init_state(self) -> None:
         """Forget everything: no slot but the scratch slot can be seen."""
@@ -42,33 +49,28 @@ class Cache:
         """Conditioning slots in use, p."""
         self.generated = 0
         """Generated tokens whose keys and values have been written, t."""
-        self.past = 0
-        """Index of the set the next run reads."""
         self.bias.fill(HIDDEN)
         self.bias[..., self.scratch] = 0
 
     @property
-    def present(self) -> int:
-        """Index of the set the next run writes."""
-        return len(self.sets) - 1 - self.past
+    def arrays(self) -> tuple[Array, ...]:
+        """Every buffer once."""
+        return (self.buffers,) if self.written is self.buffers else (self.buffers, self.written)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all key and value buffers."""
-        return sum(buffers.nbytes for buffers in self.sets)
+        return sum(array.nbytes for array in self.arrays)
 
     def fill(self, count: int) -> None:
         """Account for a prefill run that wrote `count` more conditioning slots."""
         self.bias[..., self.filled : self.filled + count] = 0
         self.filled += count
-        self.past = self.present
 
     def advance(self) -> None:
         """Account for a decode run: keep what it wrote to the scratch slot in the ring, over the oldest token."""
         if self.ring:
             slot = self.prefix + self.generated % self.ring
-            buffers = self.sets[self.present]
-            buffers[:, :, :, slot] = buffers[:, :, :, self.scratch]
+            self.buffers[:, :, :, slot] = self.written[:, :, :, -1]
             self.bias[..., slot] = 0
         self.generated += 1
-        self.past = self.present

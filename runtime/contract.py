@@ -11,6 +11,7 @@ from sottovoce.runtime.manifest import (
     CacheSpec,
     CodecSpec,
     HeadSpec,
+    IoSpec,
     Manifest,
     PatchSpec,
     PromptSpec,
@@ -39,7 +40,7 @@ MAX_VOCABULARY = 1 << 24
 MAX_COUNT = 1 << 24
 """More slots, layers, positions, samples or tokens than any voice counts; a manifest that asks for more is damaged."""
 
-WRITES = {"ort": "scratch", "coreml": "inplace"}
+WRITES = {"ort": "scratch", "portable": "scratch", "coreml": "inplace"}
 """Flavours that this runtime drives, and how each writes its caches."""
 
 ONNX_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tensor(int8)"}
@@ -54,13 +55,16 @@ def token_ids(head: HeadSpec) -> Ints:
     return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in head.ids])
 
 
-def cache_tensors(spec: CacheSpec, stem: str) -> Iterator[TensorSpec]:
-    """The cache tensors called `stem` (`past_key_values` or `present`), each [1, H, P + W, D], in graph order."""
+def cache_tensors(spec: CacheSpec, stem: str, slots: int | None = None) -> Iterator[TensorSpec]:
+    """The cache tensors called `stem` (`past_key_values` or `present`), each [1, H, P + W, D], in graph order.
+
+    `slots` stands for P + W where given.
+    """
     layer = 0
     for group in spec.fed:
         for _ in range(group.layers):
             for part in ("key", "value"):
-                shape = (1, group.kv_heads, group.slots, group.head_dim)
+                shape = (1, group.kv_heads, slots or group.slots, group.head_dim)
                 yield TensorSpec(f"{stem}.{layer}.{part}", ONNX_TYPES[group.dtype], shape)
             layer += 1
 
@@ -74,12 +78,18 @@ def check_supported(manifest: Manifest) -> None:
         raise BundleError(f"this runtime drives flavour {wanted}, not {kind}: export it again")
     if (manifest.coreml is None) is (manifest.flavour == "coreml"):
         raise ContractError(f"manifest: flavour {manifest.flavour} contradicts coreml")
+    portable = manifest.flavour == "portable"
+    aliased = manifest.cache.aliased if manifest.flavour == "coreml" else not portable
+    if (manifest.prefill is not None) is not portable or manifest.cache.aliased is not aliased:
+        raise ContractError(f"manifest: flavour {manifest.flavour} contradicts cache.aliased or prefill")
     if manifest.patch is None and [(group.unit, group.held) for group in groups] != [("token", "runtime")]:
         raise BundleError("this runtime drives one token cache, or a patch voice: update sottovoce")
     for number, group in enumerate(groups):
         for name in ("layers", "kv_heads", "head_dim", "prefix", "window"):
             _check_range(f"cache.groups[{number}].{name}", getattr(group, name), int(name != "prefix" or not number))
     if manifest.patch is not None:
+        if portable:
+            raise ContractError("manifest: a patch voice has no portable flavour")
         _check_patch(manifest.patch, groups)
     _check_range("max_position", manifest.max_position, 1)
     if manifest.max_new_tokens is not None:
@@ -114,14 +124,16 @@ def check_decoder(manifest: Manifest, session: Session) -> None:
     if 2 * layers > len(session.get_inputs()):  # before so many tensors are named
         raise ContractError(f"{manifest.decoder}: input past_key_values.{layers - 1}.key is not in the graph")
     inputs, outputs = step_tensors(manifest)
-    wanted = [*inputs, *cache_tensors(manifest.cache, "past_key_values")]
-    made = [*outputs, *cache_tensors(manifest.cache, "present")]
-    for kind, contract, listed, nodes in (
-        ("input", wanted, manifest.io.inputs, session.get_inputs()),
-        ("output", made, manifest.io.outputs, session.get_outputs()),
-    ):
-        _compare(contract, nodes, f"{manifest.decoder}: {kind}", "the cache contract")
-        _compare(listed, nodes, f"{manifest.decoder}: {kind}", "the manifest")
+    wanted = (*inputs, *cache_tensors(manifest.cache, "past_key_values"))
+    made = (*outputs, *cache_tensors(manifest.cache, "present"))
+    compare_io(manifest.decoder, IoSpec(wanted, made), manifest.io, session)
+
+
+def compare_io(name: str, contract: IoSpec, listed: IoSpec, session: Session) -> None:
+    """Raise ContractError unless graph `name` has the tensors of the `contract` and those `listed` in the manifest."""
+    for kind, nodes in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        for source, io in (("the cache contract", contract), ("the manifest", listed)):
+            _compare(getattr(io, kind), nodes, f"{name}: {kind.removesuffix('s')}", source)
 
 
 def step_tensors(manifest: Manifest) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -10,8 +10,11 @@ from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
 from sottovoce.runtime.coreml import CoremlStream
 from sottovoce.runtime.sampling import Sampler
-from sottovoce.runtime.session import Array, Floats
+from sottovoce.runtime.session import Array, Floats, Session
 from sottovoce.runtime.utterance import Utterance
+
+LENGTHS: Final = ("seqlens_k", "total_sequence_length")
+"""Inputs that tell the fused op where it writes: the last slot in use, and how many are."""
 
 PREFILL_CHUNK: Final = 64
 """Prefix tokens run at once unless told otherwise: it bounds the activations, and longer chunks are no faster."""
@@ -30,17 +33,16 @@ class Stream:
         self.cache = Cache(manifest.cache)
         self.max_position = manifest.max_position
         self.prefill_chunk = prefill_chunk
-        self._session = bundle.decoder
+        self._session, self._prefill = bundle.decoder, bundle.prefill
         self._logits: Floats = np.empty(len(bundle.token_ids), np.float32)
         self._ids = np.empty((1, 1), np.int64)
         self._positions = np.empty((1, 1), np.int64)
         slots = self.cache.bias.shape[-1]
         self._lengths = np.array([slots - 1], np.int32), np.array(slots, np.int32)
-        feeds = self._feeds(self._ids, self._positions, *self._lengths, self.cache.bias)
-        # One binding per set the run reads: swapping sets is then a matter of choosing a binding.
-        self._bindings = [
-            self._bind(feeds, past, len(self.cache.sets) - 1 - past) for past in range(len(self.cache.sets))
-        ]
+        feeds = {"input_ids": self._ids, "position_ids": self._positions, "attention_bias": self.cache.bias}
+        if self._prefill is None:
+            feeds |= dict(zip(LENGTHS, self._lengths, strict=True))
+        self._step = self._bind(self._session, feeds, self.cache.buffers, self.cache.written)
 
     @property
     def position(self) -> int:
@@ -54,19 +56,38 @@ class Stream:
         """
         check_prefix(len(ids), min(self.cache.prefix, self.max_position))
         self.cache.init_state()
+        if self._prefill is not None:
+            self._prefill_whole(ids, self._prefill)
+            return self._logits
         for start in range(0, len(ids), self.prefill_chunk):
             self._prefill_chunk(np.array([ids[start : start + self.prefill_chunk]], np.int64), start)
         return self._logits
 
+    def _prefill_whole(self, ids: Sequence[int], graph: Session) -> None:
+        """Run `ids` through the `graph` for prefixes: P of them, whatever stands behind the real ones."""
+        prefix = self.cache.prefix
+        padded = np.zeros((1, prefix), np.int64)
+        padded[0, : len(ids)] = ids
+        feeds = {**self._chunk(padded, 0), "seqlens_k": np.array([len(ids) - 1], np.int32)}
+        graph.run_with_iobinding(self._bind(graph, feeds, None, self.cache.buffers))
+        self.cache.fill(len(ids))
+
     def _prefill_chunk(self, ids: Array, start: int) -> None:
         """Run `ids` [1, T] into slots start..start+T-1."""
-        count = ids.shape[1]
-        total = start + count
+        total = start + ids.shape[1]
+        lengths = np.array([total - 1], np.int32), np.array(total, np.int32)
+        feeds = {**self._chunk(ids, start), **dict(zip(LENGTHS, lengths, strict=True))}
+        buffers = self.cache.buffers
+        self._session.run_with_iobinding(self._bind(self._session, feeds, buffers, buffers))
+        self.cache.fill(ids.shape[1])
+
+    @staticmethod
+    def _chunk(ids: Array, start: int) -> dict[str, Array]:
+        """Inputs for `ids` [1, T] at slot and position `start`, each of which sees those before it."""
+        total = start + ids.shape[1]
         positions = np.arange(start, total, dtype=np.int64)[None]
         bias = np.where(np.arange(total) > positions[0, :, None], HIDDEN, np.float32(0))[None, None]
-        feeds = self._feeds(ids, positions, np.array([total - 1], np.int32), np.array(total, np.int32), bias)
-        self._session.run_with_iobinding(self._bind(feeds, self.cache.past, self.cache.present))
-        self.cache.fill(count)
+        return {"input_ids": ids, "position_ids": positions, "attention_bias": bias}
 
     def step(self, token: int) -> Floats:
         """Feed generated `token`; logits [V'] of the one after it, valid until the next run.
@@ -76,31 +97,22 @@ class Stream:
         check_position(self.position, self.max_position)
         self._ids[0, 0] = token
         self._positions[0, 0] = self.position
-        self._session.run_with_iobinding(self._bindings[self.cache.past])
+        self._session.run_with_iobinding(self._step)
         self.cache.advance()
         return self._logits
 
-    @staticmethod
-    def _feeds(ids: Array, positions: Array, seqlens: Array, total: Array, bias: Array) -> dict[str, Array]:
-        """The graph's small inputs by name."""
-        return {
-            "input_ids": ids,
-            "position_ids": positions,
-            "seqlens_k": seqlens,
-            "total_sequence_length": total,
-            "attention_bias": bias,
-        }
-
-    def _bind(self, feeds: dict[str, Array], past: int, present: int) -> Any:
-        """The graph bound to `feeds`, sets `past` and `present` and the logits; it does not keep `feeds` alive."""
-        binding = self._session.io_binding()
+    def _bind(self, graph: Session, feeds: dict[str, Array], past: Array | None, present: Array) -> Any:
+        """`graph` bound to `feeds`, to caches it reads and writes, and to the logits; it keeps no `feeds` alive."""
+        binding = graph.io_binding()
         for name, array in feeds.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, (1, 1, len(self._logits)), self._logits.ctypes.data)
-        for row, (read, written) in enumerate(zip(self.cache.sets[past], self.cache.sets[present], strict=True)):
+        for row, written in enumerate(present):
             name = f"{row // 2}.{'value' if row % 2 else 'key'}"
-            binding.bind_input(f"past_key_values.{name}", "cpu", 0, read.dtype, read.shape, read.ctypes.data)
             binding.bind_output(f"present.{name}", "cpu", 0, written.dtype, written.shape, written.ctypes.data)
+            if past is not None:
+                read = past[row]
+                binding.bind_input(f"past_key_values.{name}", "cpu", 0, read.dtype, read.shape, read.ctypes.data)
         return binding
 
 

@@ -67,7 +67,9 @@ class CacheGroup:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The cache contract; `bytes` counts both sets where past and present are not aliased.
+    """The cache contract; `bytes` counts every buffer: two sets where past and present are not `aliased` but swapped.
+
+    In flavour `portable` neither is the case: past buffers lack the scratch slot, and the present ones are that slot.
 
     `groups` of a plain voice: one in tokens. Of a patch voice: `backbone`, the same in patches (in the prefix a slot
     for each token of text, and for each patch of the clip); `compressor`, in tokens, where patches are more than means;
@@ -96,7 +98,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class IoSpec:
-    """Inputs and outputs of `decoder.onnx`."""
+    """Inputs and outputs of a graph."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -108,6 +110,14 @@ class MatrixSpec:
 
     format: WeightFormat
     block: int | None = None
+
+
+@dataclass(frozen=True)
+class PrefillSpec:
+    """The graph that reads a prefix, and its inputs and outputs, where `decoder` takes one token at a time."""
+
+    file: str
+    io: IoSpec
 
 
 @dataclass(frozen=True)
@@ -273,6 +283,7 @@ class CoremlSpec:
 class Manifest:
     """`manifest.json`, whole. A `--decoder-only` bundle has neither prompt, text, sampling nor codec.
 
+    `decoder` is a graph of inputs and outputs `io`; `prefill` is None where it reads prefixes too (flavour `ort`).
     `patch` is None where a step says one token, drawn from the logits it gives. `max_new_tokens` is the voice's longest
     utterance in generated tokens (None: not known, as for a decoder alone); `max_position` counts the backbone's.
     """
@@ -299,6 +310,7 @@ class Manifest:
     max_new_tokens: int | None = None
     patch: PatchSpec | None = None
     coreml: CoremlSpec | None = None
+    prefill: PrefillSpec | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

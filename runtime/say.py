@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, help="above 1: makes recent tokens less likely; 1: off")
     parser.add_argument("--repetition-window", type=int, help="how many of the last tokens the penalty looks at")
     parser.add_argument(
-        "--prefill-chunk", type=int, default=PREFILL_CHUNK, help="prefix tokens read at once (default: %(default)s)"
+        "--prefill-chunk",
+        type=int,
+        default=PREFILL_CHUNK,
+        help="prefix tokens read at once (default: %(default)s; a portable bundle reads all of them at once)",
     )
     parser.add_argument("--threads", type=int, help="threads per graph (default: usable processors, at most 4)")
     parser.add_argument(

@@ -55,7 +55,7 @@ def test_main_times_both_in_turns(
     order: Any = []
     step = Stream.step
     monkeypatch.setattr(
-        Stream, "step", lambda self, token: order.append(len(self.cache.sets[0]) // 2) or step(self, token)
+        Stream, "step", lambda self, token: order.append(len(self.cache.buffers) // 2) or step(self, token)
     )
     for limit, status in ((0.0, 0), (1e9, 1)):
         order.clear()

@@ -156,7 +156,7 @@ def test_a_gpt2_decoder_over_a_half_cache(tmp_path: Path) -> None:
     options = ["--decoder-only", "--prefix", "12", "--window", "9", "--weights", "fp32", "--cache", "fp16"]
     assert export(bare, tmp_path / "bundle", *options) == 0
     stream = Stream(load_bundle(tmp_path / "bundle", threads=1))
-    assert {buffers.dtype for buffers in stream.cache.sets} == {np.dtype(np.float16)}
+    assert {buffers.dtype for buffers in stream.cache.arrays} == {np.dtype(np.float16)}
     assert stream.cache.nbytes == stream.cache.bias.size * 2 * 2 * 64 * 2
     prefix, tokens = [5, 6, 7, 8], list(range(20, 60))
     logits = np.stack([stream.prefill(prefix).copy(), *(stream.step(token).copy() for token in tokens)])
@@ -171,7 +171,7 @@ def test_a_voice_over_a_byte_cache(tiny_voice: Path, tmp_path: Path, capsys) -> 
     assert export(tiny_voice, tmp_path / "bundle", *sizes, "--keep-failed") in (0, 1)  # random weights dislike rounding
     manifest = read_manifest(tmp_path / "bundle")
     stream = Stream(load_bundle(tmp_path / "bundle", threads=1))
-    assert {buffers.dtype for buffers in stream.cache.sets} == {np.dtype(np.int8)}
+    assert {buffers.dtype for buffers in stream.cache.arrays} == {np.dtype(np.int8)}
     assert stream.cache.nbytes == manifest.cache.bytes == manifest.cache.groups[0].nbytes
     assert f"{manifest.cache.bytes / 1e3:.1f} kB" in said
     assert manifest.min_onnxruntime == "1.27"

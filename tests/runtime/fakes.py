@@ -25,6 +25,7 @@ from sottovoce.runtime.manifest import (
     HeadSpec,
     IoSpec,
     Manifest,
+    PrefillSpec,
     PromptSpec,
     SamplingSpec,
     StateSpec,
@@ -32,6 +33,7 @@ from sottovoce.runtime.manifest import (
     TextSpec,
     WeightSpec,
 )
+from sottovoce.runtime.portable_contract import decode_io, prefill_io
 from sottovoce.runtime.text.frontend import load_frontend
 
 RATE, HOP, DELAY, FLUSH = 800, 80, 100, 2
@@ -46,18 +48,21 @@ TEXT = {"kind": "characters", "symbols": {letter: 20 + i for i, letter in enumer
 
 
 def manifest(prefix: int = 40, window: int = 5, aliased: bool = True, max_position: int = 400) -> Manifest:
-    """A manifest of one layer with one head of one number per slot."""
+    """A manifest of one layer with one head of one number per slot; of the portable flavour where not `aliased`."""
     group = CacheGroup("decoder", 1, 1, 1, prefix, window, "token", "fp32")
-    cache = CacheSpec((group,), "scratch", aliased, group.nbytes * (2 - aliased))
+    cache = CacheSpec((group,), "scratch", aliased, group.nbytes)
     head = HeadSpec(((0, CODES + 1),))
     logits = TensorSpec("logits", "tensor(float)", (1, 1, CODES + 1))
     inputs = (*STEP_INPUTS, *cache_tensors(cache, "past_key_values"))
     io = IoSpec(inputs, (logits, *cache_tensors(cache, "present")))
+    if not aliased:
+        io, whole = decode_io(cache, CODES + 1), PrefillSpec("prefill.onnx", prefill_io(cache, CODES + 1))
     weights = WeightSpec("fp32", "fp32", "fp32", None)
     text = TextSpec("characters", "text.json")
+    flavour = "ort" if aliased else "portable"
     return Manifest(
-        SCHEMA, {}, "0" * 64, {}, "ort", "1.22", cache, io, weights, head, max_position, PROMPT, text, SAMPLING, CODEC,
-        "passed",
+        SCHEMA, {}, "0" * 64, {}, flavour, "1.22", cache, io, weights, head, max_position, PROMPT, text, SAMPLING,
+        CODEC, "passed", prefill=None if aliased else whole,
     )  # fmt: skip
 
 
@@ -109,23 +114,38 @@ class FakeDecoder:
 
     def run_with_iobinding(self, binding: FakeBinding) -> None:
         feeds, outs = binding.inputs, binding.outputs
+        slots = self._fused(feeds, outs) if self.spec.cache.aliased else self._portable(feeds, outs)
+        ids, bias = feeds["input_ids"], feeds["attention_bias"][0, 0]
+        last = int(feeds["seqlens_k"][0]) if ids.shape[1] > 1 and not self.spec.cache.aliased else -1
+        self.biases.append(bias.copy())
+        self.seen.append(slots[np.flatnonzero(bias[last] == 0)].astype(int).tolist())
+        self.positions += feeds["position_ids"][0][: last + 1 or None].tolist()
+        self.pointers |= {(name, array.ctypes.data) for name, array in feeds.items() if bias.shape[0] == 1}
+        outs["logits"][:] = 0
+        outs["logits"][0, 0, self.choose(self.seen[-1], self.positions[-1])] = 1
+
+    def _fused(self, feeds: dict[str, np.ndarray], outs: dict[str, np.ndarray]) -> np.ndarray:
+        """What lies in the slots, the ids of this run written where the lengths say."""
         ids, total = feeds["input_ids"], int(feeds["total_sequence_length"])
         assert int(feeds["seqlens_k"][0]) == total - 1
         assert feeds["attention_bias"].shape == (1, 1, ids.shape[1], total)
         for part in ("key", "value"):
             past, present = feeds[f"past_key_values.0.{part}"], outs[f"present.0.{part}"]
-            shared = past.ctypes.data == present.ctypes.data
-            assert shared == self.spec.cache.aliased
-            if not shared:
-                present[:] = past
+            assert past.ctypes.data == present.ctypes.data
             present[0, 0, total - ids.shape[1] : total, 0] = ids[0]
-        self.biases.append(feeds["attention_bias"][0, 0].copy())
-        visible = np.flatnonzero(feeds["attention_bias"][0, 0, -1] == 0)
-        self.seen.append(outs["present.0.key"][0, 0, visible, 0].astype(int).tolist())
-        self.positions += feeds["position_ids"][0].tolist()
-        self.pointers |= {(name, array.ctypes.data) for name, array in feeds.items() if ids.shape[1] == 1}
-        outs["logits"][:] = 0
-        outs["logits"][0, 0, self.choose(self.seen[-1], self.positions[-1])] = 1
+        return outs["present.0.key"][0, 0, :, 0]
+
+    def _portable(self, feeds: dict[str, np.ndarray], outs: dict[str, np.ndarray]) -> np.ndarray:
+        """The same of a prefix, or of one token whose slot goes out alone; every shape is the manifest's."""
+        io = self.spec.io if "past_key_values.0.key" in feeds else self.spec.prefill.io
+        assert {name: array.shape for name, array in feeds.items()} == {s.name: s.shape for s in io.inputs}
+        assert {name: array.shape for name, array in outs.items()} == {s.name: s.shape for s in io.outputs}
+        ids = feeds["input_ids"][0]
+        for part in ("key", "value"):
+            outs[f"present.0.{part}"][:] = 0
+            outs[f"present.0.{part}"][0, 0, : len(ids), 0] = ids
+        present = outs["present.0.key"][0, 0, :, 0]
+        return np.append(feeds["past_key_values.0.key"], present) if io is self.spec.io else present
 
     def run(self, names: Any, inputs: Any) -> Any:
         raise AssertionError("the decoder is driven through bindings only")
@@ -205,4 +225,6 @@ def fake_bundle(folder: Path, spec: Manifest | None = None, choose: Any = None) 
     frontend = load_frontend(folder, TextSpec("characters", "text.json"))
     voice = Voice(PROMPT, spec.sampling or SAMPLING, CODEC, frontend, FakeCodec())
     ids = token_ids(spec.head)
-    return Bundle(folder, spec, 1, FakeDecoder(spec, choose), ids, voice, MappingProxyType({}))
+    decoder = FakeDecoder(spec, choose)
+    prefill = None if spec.cache.aliased else decoder
+    return Bundle(folder, spec, 1, decoder, ids, voice, MappingProxyType({}), prefill=prefill)

@@ -46,7 +46,7 @@ def test_the_loop_says_what_torch_says(tiny_voice, bundle, unused, chunk):
     ids = np.random.default_rng(prefix).integers(0, CODES, prefix + 5 * group.window).tolist()
     wanted = torch_logits(tiny_voice, ids, prefix, group.window, bundle.token_ids)
     stream = Stream(bundle, chunk)
-    for buffers in stream.cache.sets:
+    for buffers in stream.cache.arrays:
         buffers[:] = GARBAGE
     said = [stream.prefill(ids[:prefix]).copy()]
     said += [stream.step(token).copy() for token in ids[prefix:]]
@@ -63,7 +63,7 @@ def test_steps_allocate_nothing_that_grows_with_the_cache(bundle):
         stream.step(token)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < stream.cache.sets[0][0].nbytes
+    assert peak < stream.cache.buffers[0].nbytes
 
 
 def test_the_audio_is_what_the_torch_codec_makes_of_the_codes(tiny_voice, bundle):
