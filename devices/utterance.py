@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Speaker:
         self.bundle, self.graphs, self.text = bundle, graphs, text
         self.temperature = temperature
         self.cache_touched = 0
+        self._decoder = Path(bundle.manifest.decoder).stem
 
     def utter(self, seed: int) -> Utterance:
         """One utterance; by a decoder alone DECODER_STEPS greedy steps."""
@@ -68,10 +70,12 @@ class Speaker:
     def _split(self, sentences: tuple[SentenceStats, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Seconds of each step of the decoder, and of the draw after it; () where the draws cannot be told apart."""
         taken = [second for sentence in sentences for second in sentence.step_seconds]
-        runs, found = self.graphs.runs("decoder"), list[float]()
+        runs, found = self.graphs.runs(self._decoder), list[float]()
         for sentence in sentences:
             prefills = math.ceil(sentence.prefix_tokens / PREFILL_CHUNK)
-            if len(sentences) == 1:  # a patch voice reads its prefix in pieces of other sizes
+            if self.bundle.prefill is not None:
+                prefills = 0  # another graph reads prefixes
+            elif len(sentences) == 1:  # a patch voice reads its prefix in pieces of other sizes
                 prefills = len(runs) - len(taken)
             found += runs[prefills : prefills + len(sentence.step_seconds)]
             runs = runs[prefills + len(sentence.step_seconds) :]
@@ -94,7 +98,7 @@ class Speaker:
             logits = stream.step(tokens[-1])
             seconds.append(time.perf_counter() - before)
         self.cache_touched = max(self.cache_touched, touched_bytes(stream.cache))
-        busy, runs = time.perf_counter() - start, len(self.graphs.runs("decoder"))
+        busy, runs = time.perf_counter() - start, len(self.graphs.runs(self._decoder))
         steps = tuple(seconds)
         return Utterance(busy, ttfa, None, 0.0, (ttfa,), steps, (), (), runs, tuple(tokens), _resident())
 
@@ -111,11 +115,12 @@ def touched(source: Source) -> int:
 def touched_bytes(cache: Cache | InplaceCache) -> int:
     """Bytes of the pages of a cache's buffers that hold a slot which was written.
 
-    Without aliasing the graph writes whole buffers, so that all of them count; so they do where Core ML keeps them.
+    Where another graph reads prefixes, it writes whole buffers, so that all of them count; so they do where Core ML
+    keeps them.
     """
-    if isinstance(cache, InplaceCache) or len(cache.sets) > 1:
+    if isinstance(cache, InplaceCache) or cache.written is not cache.buffers:
         return cache.nbytes
-    buffers = cache.sets[0]
+    buffers = cache.buffers
     slots = np.zeros(buffers.shape[3], bool)
     slots[: cache.filled] = slots[cache.scratch] = True
     slots[cache.prefix : cache.prefix + min(cache.generated, cache.ring)] = True

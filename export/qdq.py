@@ -79,8 +79,8 @@ class QdqMatrices:
             return [_signed(packed.reshape(rows, width), 8), scales]
 
         if EMBEDDING not in nodes.file:
-            tensors = {EMBEDDING: (np.int8, (rows, width)), f"{EMBEDDING}.scales": (np.float32, (rows, blocks))}
-            nodes.file.add(tensors, load)
+            shapes = {EMBEDDING: (np.int8, (rows, width)), f"{EMBEDDING}.scales": (np.float32, (rows, blocks))}
+            nodes.file.add(shapes, load)  # type: ignore[arg-type]
             nodes.integers("embedding.blocks", [0, 0, blocks, self.block])
             nodes.integers("embedding.rows", [0, 0, width])
             nodes.integers("embedding.last", [-1])

@@ -59,7 +59,7 @@ def show_parity(console: Console, parity: BundleParity) -> None:
     rows.append(("KL of what it chooses from, nats per step", f"{found.kl:.1e}"))
     if parity.weights == "fp32":
         rows.append(("identical greedy tokens", "yes" if found.greedy_identical else "no"))
-    show_rows(console, f"decoder.onnx ({parity.weights}) against torch", rows)
+    show_rows(console, f"decoder ({parity.weights}) against torch", rows)
     if parity.written:
         rows = [
             ("steps, all cases", str(parity.written.steps)),
@@ -70,7 +70,7 @@ def show_parity(console: Console, parity: BundleParity) -> None:
         ]
         if parity.written.cache_error is not None:
             rows.append(("rms logit error of the int8 cache alone", f"{parity.written.cache_error:.1e}"))
-        show_rows(console, "decoder.onnx against torch on the weights written", rows)
+        show_rows(console, "decoder against torch on the weights written", rows)
     if parity.drawn:
         rows = [
             ("tokens drawn", str(parity.drawn.tokens)),

@@ -38,11 +38,15 @@ class Stream:
         self._ids = np.empty((1, 1), np.int64)
         self._positions = np.empty((1, 1), np.int64)
         slots = self.cache.bias.shape[-1]
-        self._lengths = np.array([slots - 1], np.int32), np.array(slots, np.int32)
-        feeds = {"input_ids": self._ids, "position_ids": self._positions, "attention_bias": self.cache.bias}
+        self._feeds: dict[str, Array] = {
+            "input_ids": self._ids,
+            "position_ids": self._positions,
+            "attention_bias": self.cache.bias,
+        }
         if self._prefill is None:
-            feeds |= dict(zip(LENGTHS, self._lengths, strict=True))
-        self._step = self._bind(self._session, feeds, self.cache.buffers, self.cache.written)
+            lengths = np.array([slots - 1], np.int32), np.array(slots, np.int32)
+            self._feeds |= zip(LENGTHS, lengths, strict=True)
+        self._step = self._bind(self._session, self._feeds, self.cache.buffers, self.cache.written)
 
     @property
     def position(self) -> int:

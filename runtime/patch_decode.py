@@ -129,7 +129,7 @@ class PatchSource:
             outputs["next_speaker"] = self._next_speaker
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        rows = [*self.cache.sets[0], *(self.compressor.buffers if self.compressor else ())]
+        rows = [*self.cache.buffers, *(self.compressor.buffers if self.compressor else ())]
         for row, buffer in enumerate(rows):
             name = f"{row // 2}.{'value' if row % 2 else 'key'}"
             binding.bind_input(f"past_key_values.{name}", "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)

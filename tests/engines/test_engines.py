@@ -61,11 +61,19 @@ def said(python: Path, script: str, bundle: Path) -> np.ndarray:
     fed, out = bundle.parent / "fed.json", bundle.parent / "out.npy"
     fed.write_text(json.dumps(FED))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    command = [python, Path(__file__).parent / script, bundle, fed, out]
+    command = [str(part) for part in (python, Path(__file__).parent / script, bundle, fed, out)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     logits: np.ndarray = np.load(out)
     return logits
+
+
+def say(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A sentence by the bundle in `folder`, with the runtime on another interpreter."""
+    command = [str(python), "-m", "sottovoce.runtime", str(folder / "bundle"), "Hello there."]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command += ["-o", str(folder / "out.wav")]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +100,7 @@ def test_an_old_runtime_speaks(tiny_voice: Path, tmp_path: Path) -> None:
     python = interpreter("ort121")
     options = ["--flavour", "portable", "--weights", "fp32", "--window", "16", "--threads", "1"]
     assert main(["export", str(tiny_voice), "-o", str(tmp_path / "bundle"), *options]) == 0
-    command = [python, "-m", "sottovoce.runtime", tmp_path / "bundle", "Hello there.", "-o", tmp_path / "out.wav"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = say(python, tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("sottovoce: warning: cut") for line in done.stderr.splitlines())
     assert (tmp_path / "out.wav").stat().st_size > 1000
@@ -105,9 +111,7 @@ def test_an_old_runtime_refuses_a_small_cache_in_one_line(tmp_path: Path) -> Non
     tiny.save_decoder(tmp_path / "bare", tiny.hf_config())
     shape = ["--decoder-only", "--prefix", "12", "--window", "6", "--cache", "int8", "--threads", "1"]
     assert main(["export", str(tmp_path / "bare"), "-o", str(tmp_path / "bundle"), *shape]) == 0
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [python, "-m", "sottovoce.runtime", tmp_path / "bundle", "Hello.", "-o", tmp_path / "out.wav"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = say(python, tmp_path)
     assert done.returncode == 2
     assert "needs onnxruntime 1.27, found 1.21" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -22,6 +22,7 @@ from sottovoce.runtime.manifest import (
     CacheSpec,
     CodecSpec,
     FileEntry,
+    Flavour,
     HeadSpec,
     IoSpec,
     Manifest,
@@ -59,7 +60,7 @@ def manifest(prefix: int = 40, window: int = 5, aliased: bool = True, max_positi
         io, whole = decode_io(cache, CODES + 1), PrefillSpec("prefill.onnx", prefill_io(cache, CODES + 1))
     weights = WeightSpec("fp32", "fp32", "fp32", None)
     text = TextSpec("characters", "text.json")
-    flavour = "ort" if aliased else "portable"
+    flavour: Flavour = "ort" if aliased else "portable"
     return Manifest(
         SCHEMA, {}, "0" * 64, {}, flavour, "1.22", cache, io, weights, head, max_position, PROMPT, text, SAMPLING,
         CODEC, "passed", prefill=None if aliased else whole,
@@ -137,6 +138,7 @@ class FakeDecoder:
 
     def _portable(self, feeds: dict[str, np.ndarray], outs: dict[str, np.ndarray]) -> np.ndarray:
         """The same of a prefix, or of one token whose slot goes out alone; every shape is the manifest's."""
+        assert self.spec.prefill is not None
         io = self.spec.io if "past_key_values.0.key" in feeds else self.spec.prefill.io
         assert {name: array.shape for name, array in feeds.items()} == {s.name: s.shape for s in io.inputs}
         assert {name: array.shape for name, array in outs.items()} == {s.name: s.shape for s in io.outputs}

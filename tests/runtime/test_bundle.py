@@ -78,7 +78,7 @@ def test_no_manifest(tmp_path):
         ({"schema": 99}, "schema 99 is newer"),
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"min_onnxruntime": "99.0"}, "needs onnxruntime 99.0"),
-        ({"flavour": "portable"}, "not flavour 'portable'"),
+        ({"flavour": "portable"}, "flavour portable contradicts"),
         ({"codec": None}, "codec is missing"),
         ({"prompt": None}, "prompt is missing"),
         ({"max_position": "many"}, "max_position: expected int"),

@@ -63,7 +63,7 @@ def open_source(bundle: Bundle, chunk: int = 64) -> tuple[PatchSource, Counted]:
     counted: Any = Counted(bundle.decoder)
     assert bundle.manifest.patch is not None
     source = PatchSource(replace(bundle, decoder=counted), bundle.manifest.patch, chunk)
-    for buffers in (*source.cache.sets, *([source.compressor.buffers] if source.compressor else [])):
+    for buffers in (*source.cache.arrays, *([source.compressor.buffers] if source.compressor else [])):
         buffers[:] = GARBAGE
     return source, counted
 
