@@ -105,9 +105,8 @@ def test_refuses(change: dict[str, Any], says: str) -> None:
 
 
 def test_refuses_head_dim_of_24() -> None:
-    with pytest.raises(OptionError, match="head_dim 24 is not a multiple of 16") as caught:
+    with pytest.raises(OptionError, match=r"head_dim 24 is not a multiple of 16.* use --flavour portable"):
         plan_decoder(tiny_decoder("qwen3_head_dim", head_dim=24), options())
-    assert "--" not in str(caught.value)  # no option of this version mends it
 
 
 def test_refuses_more_positions_than_were_learned() -> None:

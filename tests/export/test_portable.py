@@ -35,7 +35,7 @@ def export(
     """A tiny decoder and the parts of its graphs in `folder`."""
     decoder = tiny_decoder(name, **changes)
     heard = random_utterances(ids_of(HEAD), 12, window)
-    options = DecoderOptions(weights, 12, window, 160, HEAD, cache, heard, "portable")  # type: ignore[arg-type]
+    options = DecoderOptions(weights, 12, window, 160, HEAD, cache, heard, flavour="portable")  # type: ignore[arg-type]
     parts = export_decoder(decoder, options, folder)
     assert plan_decoder(decoder, options) == parts
     assert {file.name: file.stat().st_size for file in folder.iterdir()} == parts.sizes
@@ -177,7 +177,7 @@ def test_a_step_that_forgets_its_own_token_fails_the_gate(tmp_path: Path) -> Non
 def test_blocks_divide_every_width() -> None:
     decoder = tiny_decoder("llama3_rope")  # hidden 64, intermediate 96: 64 would leave half a block
     heard = random_utterances(ids_of(HEAD), 12, 9)
-    options = DecoderOptions("int8", 12, 9, 160, HEAD, "fp32", heard, "portable")
+    options = DecoderOptions("int8", 12, 9, 160, HEAD, "fp32", heard, flavour="portable")
     assert plan_decoder(decoder, options).weights.block_size == 32
 
 
