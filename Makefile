@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench venv format clean
+.PHONY: demo test check bench venv engines format clean
 
 demo: $(VENV)/.export  ## export the committed voices, verify, speak, profile; one table
 	$(BIN)/sottovoce demo
@@ -24,6 +24,15 @@ bench: $(VENV)/.dev  ## every benchmark; each prints its gates and fails where o
 	$(BIN)/python -m benchmarks
 
 venv: $(VENV)/.dev
+
+engines: .venv-ort121/.made .venv-openvino/.made  ## other engines for the tests of the portable flavour
+
+.venv-ort121/.made: PACKAGES = "onnxruntime==1.21.*" soundfile
+.venv-openvino/.made: PACKAGES = openvino numpy
+.venv-%/.made:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) $(PACKAGES)
+	touch $@
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
