@@ -26,7 +26,8 @@ from sottovoce.runtime.sampling import Sampler
 
 DRAWN = 0.99
 """Gate: share of the tokens drawn that are the sampler's: all of them, but where a uniform falls into the gap that
-rounding leaves between two sums of probabilities. Seen with random weights: 100 % of 288 tokens, fp32 and int8."""
+rounding leaves between two sums of probabilities. Seen: 100 %, of 600 tokens with untrained nets around the reference
+voice, fp32 and int8."""
 
 EVERY_RULE = SamplingSpec(
     temperature=0.9, top_k=30, top_p=0.95, repetition_penalty=1.2, repetition_window=9, ras_window=10, ras_tau=0.2
