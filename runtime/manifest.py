@@ -1,14 +1,14 @@
 """The bundle contract: `manifest.json` as frozen dataclasses, read strictly.
 
-Written by `sottovoce.export`, read by `sottovoce.runtime` and `sottovoce.devices`. Unknown keys, missing keys and a
-newer schema are errors. Slots of a cache buffer `[1, H, P + W, D]`: `0..P-1` conditioning, `P..P+W-2` ring, `P+W-1`
-scratch.
+Written by `sottovoce.export`, read by `sottovoce.runtime` and `sottovoce.devices`. Unknown keys, missing keys and newer
+schemas are errors. Slots of a buffer `[1, H, P + W, D]`: `0..P-1` conditioning, `P..P+W-2` ring, `P+W-1` scratch.
 """
 
 import json
 import sys
 import types
 import typing
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,6 @@ class CacheSpec:
     """The cache contract; `bytes` counts every buffer: two sets where past and present are not `aliased` but swapped.
 
     In flavour `portable` neither is the case: past buffers lack the scratch slot, and the present ones are that slot.
-
     `groups` of a plain voice: one in tokens. Of a patch voice: `backbone`, the same in patches (in the prefix a slot
     for each token of text, and for each patch of the clip); `compressor`, in tokens, where patches are more than means;
     `extractor`, in tokens, held by the graph.
@@ -356,13 +355,11 @@ def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     """The first member of the union that takes `value`; the last one's error otherwise."""
     if value is None and type(None) in args:
         return None
-    members = [a for a in args if a is not type(None)]
-    for member in members[:-1]:
-        try:
+    *members, last = [a for a in args if a is not type(None)]
+    for member in members:
+        with suppress(BundleError):
             return parse(member, value, where)
-        except BundleError:
-            continue
-    return parse(members[-1], value, where)
+    return parse(last, value, where)
 
 
 def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -387,10 +384,7 @@ def _expect(ok: bool, value: Any, where: str, what: str) -> Any:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle folder.
-
-    Raises BundleError where the folder has none, it is not JSON, is of a newer schema or breaks the contract.
-    """
+    """The manifest of a bundle folder; BundleError where it has none, or one of a newer schema or against the contract."""
     path = folder / MANIFEST
     if not path.exists():
         raise BundleError(f"{path} is missing: {folder} is not a bundle (sottovoce export VOICE -o {folder})")
