@@ -384,7 +384,7 @@ def _expect(ok: bool, value: Any, where: str, what: str) -> Any:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle folder; BundleError where it has none, or one of a newer schema or against the contract."""
+    """The manifest of a bundle folder; BundleError where there is none, or a newer one, or one against the contract."""
     path = folder / MANIFEST
     if not path.exists():
         raise BundleError(f"{path} is missing: {folder} is not a bundle (sottovoce export VOICE -o {folder})")
