@@ -1,0 +1,45 @@
+"""What lies on a step's path: the ops of a layer, counted; nothing moves a cache, nothing is computed twice."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sottovoce.export.decoder import GRAPH, DecoderOptions, export_decoder
+from tests.models.shapes import tiny_decoder
+
+LLAMA = {"GroupQueryAttention": 1, "SkipSimplifiedLayerNormalization": 2, "QuickGelu": 1, "Mul": 1}
+QWEN3 = {**LLAMA, "Reshape": 4, "SimplifiedLayerNormalization": 2}
+GPT2 = {"GroupQueryAttention": 1, "SkipLayerNormalization": 2, "Gelu": 1}
+"""Ops of a layer besides its products: a norm takes the residual sum along, QKV are one product but in Qwen3."""
+
+
+def ops(folder: Path) -> Counter[str]:
+    """Op types of the graph and how many nodes there are of each."""
+    return Counter(node.op_type for node in onnx.load(folder / GRAPH, load_external_data=False).graph.node)
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "rest"), [("qwen2_tied", 5, LLAMA), ("qwen3_head_dim", 7, QWEN3), ("gpt2_tied", 4, GPT2)]
+)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_layer_is_these_ops_and_no_others(tmp_path: Path, name: str, products: int, rest, weights) -> None:
+    counts = []
+    for layers in (2, 3):
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        key = "n_layer" if name.startswith("gpt2") else "num_hidden_layers"
+        options = DecoderOptions(weights, prefix=6, window=4, max_position=64)
+        export_decoder(tiny_decoder(name, **{key: layers}), options, folder)
+        counts.append(ops(folder))
+    assert counts[1] - counts[0] == Counter({"MatMulNBits": products, **rest})
+
+
+def test_outside_the_layers_no_cache_is_touched(tmp_path: Path) -> None:
+    export_decoder(tiny_decoder("llama3_rope"), DecoderOptions("int8", 6, 4, 64), tmp_path)
+    graph = onnx.load(tmp_path / GRAPH, load_external_data=False).graph
+    caches = {value.name for value in graph.input if value.name.startswith("past")}
+    readers = {node.op_type for node in graph.node if caches & set(node.input)}
+    assert readers == {"GroupQueryAttention"}
+    assert not {"Transpose", "Cast"} & set(ops(tmp_path))
