@@ -1,0 +1,42 @@
+"""The table of weight formats: every format runs, and each gate can be missed."""
+
+import pytest
+from benchmarks.quantized import FORMATS, SHARES, main, report, sweep
+
+from tests.models.shapes import CONFIGS
+
+
+def test_every_format_takes_its_turn(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.quantized.FORMATS", {name: FORMATS[name] for name in ("fp32", "int4, block 32")})
+    config = CONFIGS["qwen2_tied"] | {"vocab_size": 300}
+    assert main(["--rounds", "1", "--steps", "3"], config) in (0, 1)
+    said = capsys.readouterr().out
+    assert said.count("| fp32 |") == said.count("| int4, block 32 |") == 2
+    assert "with huge pages" in said
+
+
+def figures(**steps: float) -> dict[str, dict[str, float]]:
+    """Steps of 1 s but for those given; a sweep of 100 bytes/s."""
+    rows = {name: {"step": steps.get(name[:4], 1.0), "peak": 200.0, "open": 0.1} for name in FORMATS}
+    return {**rows, "sweep": {"rate": 100.0}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "missed"),
+    [
+        ({"fp32": 4.0, "int8": 1.0, "int4": 1.0}, []),
+        ({"fp32": 4.0, "int8": 4.0, "int4": 1.0}, ["no quantized format", "int8:"]),
+        ({"fp32": 4.0, "int8": 1.0, "int4": 2.0}, ["int4:"]),
+    ],
+)
+def test_gates(capsys, steps: dict[str, float], missed: list[str]) -> None:
+    sizes = dict.fromkeys(FORMATS, 90)
+    assert report(figures(**steps), sizes) == (not missed)
+    lines = [line.removeprefix("MISS ") for line in capsys.readouterr().out.splitlines() if line.startswith("MISS")]
+    assert len(lines) == len(missed)
+    assert all(line.startswith(start) for line, start in zip(lines, missed, strict=True))
+    assert set(SHARES) == {"int8", "int4"}
+
+
+def test_the_sweep_reads_memory() -> None:
+    assert 1e8 < sweep(1, tries=1) < 1e12
