@@ -7,6 +7,7 @@ MODULES = (
     "shape05b",
     "reference_voice",
     "steady_memory",
+    "quantized",
     "kv_table",
     "window_latency",
     "pruned_parameters",
