@@ -32,9 +32,12 @@ computes in half precision. Seen with random weights, two to twelve layers: 0.00
 MARGIN = 0.1
 """Steps where torch's best two logits lie closer than this are anybody's choice; they are counted apart."""
 
-ROUNDED_TOP1: dict[WeightFormat, float] = {"fp32": 0.98, "fp16": 0.98, "int8": 0.98, "int4": 0.75}
+ROUNDED_TOP1: dict[WeightFormat, float] = {"fp32": 0.98, "fp16": 0.98, "int8": 0.98, "int4": 0.90}
 """Gate: share of margin steps on which rounded weights choose as torch does, by the coarsest format. Seen on the
-reference voice over its own speech: 83 % with everything in int4, head and embedding too (0.05 nats of KL)."""
+reference voice over its own speech: 94 % with layers in int4, blocks of 32, under a head in int8."""
+
+TABLE_TOP1 = 0.75
+"""The same with head and embedding in int4: 83 % there, rounded to the nearest."""
 
 WRAPS = 4
 """How often the ring goes round in `random_cases`, and what is asked for where it can."""
@@ -284,6 +287,11 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> float:
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
+def _least_top1(parts: DecoderParts) -> float:
+    """What is asked of the formats that `parts` have."""
+    return TABLE_TOP1 if parts.weights.head == "int4" else min(ROUNDED_TOP1[name] for name in parts.weights.formats)
+
+
 def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Iterator[str]:
     """A line for each gate that applies and was missed; written so that NaN misses it too."""
     exact, cache = parts.weights.formats == {"fp32"}, parts.cache.groups[0].dtype
@@ -301,5 +309,5 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
         yield "logits are not finite"
     elif trained and not report.margin_steps:
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights or caches by"
-    elif trained and not report.margin_top1 >= (least := min(map(ROUNDED_TOP1.__getitem__, parts.weights.formats))):
+    elif trained and not report.margin_top1 >= (least := _least_top1(parts)):
         yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"

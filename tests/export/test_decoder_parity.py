@@ -1,6 +1,7 @@
 """The exported graph against torch: every family, weight format and window, in one table."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decode
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
 from sottovoce.export.parity import Case, check_decoder, divergence, random_cases
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
@@ -21,7 +23,7 @@ HEAD = ((3, 40), (50, 51), (60, 90))
 
 
 def export(
-    folder: Path, name: str, weights: str = "fp32", window: int = 9, head: tuple | None = HEAD, cache: str = "fp32"
+    folder: Path, name: str, weights: Any = "fp32", window: int = 9, head: tuple | None = HEAD, cache: str = "fp32"
 ) -> tuple[Decoder, DecoderParts]:
     """A tiny decoder and the parts of its graph in `folder`."""
     decoder = tiny_decoder(name)
@@ -135,11 +137,16 @@ def test_divergence_is_kullback_and_leiblers() -> None:
     assert np.isnan(divergence(p, q * np.nan))
 
 
-def test_quantized_top1_gate_is_for_trained_voices(tmp_path: Path) -> None:
-    decoder, parts = export(tmp_path, "qwen2_tied", "int8")
+@pytest.mark.parametrize(
+    ("weights", "asked"), [("int8", 98), ("int4", 90), (WeightRecipe("int4", head="int4"), 75), ("fp16", 98)]
+)
+def test_quantized_top1_gate_is_for_trained_voices(tmp_path: Path, weights, asked: int) -> None:
+    decoder, parts = export(tmp_path, "qwen2_tied", weights)
     decoder.model.layers[0].mlp.down_proj.weight.mul_(-1)
     assert check_decoder(decoder, tmp_path, parts).failures == ()
-    assert "top-1" in check_decoder(decoder, tmp_path, parts, trained=True).failures[0]
+    (line,) = check_decoder(decoder, tmp_path, parts, trained=True).failures
+    assert line.startswith("top-1 agreement")
+    assert f"at least {asked}%" in line
 
 
 @pytest.mark.parametrize("trained", [False, True])
