@@ -92,6 +92,10 @@ def check_supported(manifest: Manifest) -> None:
             raise ContractError("manifest: a patch voice has no portable flavour")
         _check_patch(manifest.patch, groups)
     _check_range("max_position", manifest.max_position, 1)
+    if manifest.coreml is not None:
+        _check_range("coreml.prefill_tokens", manifest.coreml.prefill_tokens, 1)
+        for count in manifest.coreml.codec_codes:
+            _check_range("coreml.codec_codes", count, 1)
     if manifest.max_new_tokens is not None:
         _check_range("max_new_tokens", manifest.max_new_tokens, 1)
 

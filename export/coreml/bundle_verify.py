@@ -12,6 +12,7 @@ import torch
 from sottovoce.errors import BundleError, VoiceError
 from sottovoce.export.bundle_writer import TOOLS, tool_versions
 from sottovoce.export.coreml.codec_verify import CoreCodecReport, check_codec
+from sottovoce.export.coreml.convert import WEIGHTS
 from sottovoce.export.coreml.decoder import PACKAGE
 from sottovoce.export.coreml.drive import CoreDriver, Engine
 from sottovoce.export.coreml.interpreted import Interpreted
@@ -21,14 +22,17 @@ from sottovoce.export.coreml.written import load_written
 from sottovoce.export.head import ids_of
 from sottovoce.export.mil.lint import lint
 from sottovoce.export.mil.package import load_package
+from sottovoce.export.heard import SENTENCES
 from sottovoce.export.parity import WRAPS, Case
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import Manifest, WeightFormat, parse, read_manifest
+from sottovoce.runtime.prefix import fill_layout
 from sottovoce.runtime.strict_json import read_json
+from sottovoce.runtime.text.frontend import load_frontend
 
-LONGEST = 300
-"""Steps of the longest case: the interpreter takes about a tenth of a second for each of a small voice."""
+WORK = 1e11
+"""Bytes of weights that all steps of the longest case may read together: some minutes' work for the interpreter."""
 
 GREEDY_STEPS = 48
 MIN_CODES = 100
@@ -80,7 +84,7 @@ def verify_coreml(folder: Path, voice: Voice) -> CoreParity:
         head = decoder.head[torch.tensor(ids)].clone()
     written = load_written(load_package(folder / PACKAGE), decoder, head)
     layout, group = layout_of(manifest, voice), manifest.cache.groups[0]
-    cases, names, reports = _cases(manifest, voice), [], []
+    cases, names, reports = _cases(folder, manifest, voice), [], []
     for name, engine in engines(folder / PACKAGE, layout.stateful):
         driver = CoreDriver(folder, layout, group.prefix, group.window, engine)
         outcomes = check_decoder(driver, decoder, head, written, cases, ids)
@@ -128,28 +132,45 @@ def layout_of(manifest: Manifest, voice: Voice) -> Layout:
     return Layout(voice.checkpoint.config, manifest.cache.groups[0].slots, logits, spec.prefill_tokens, spec.stateful)
 
 
-def _cases(manifest: Manifest, voice: Voice) -> list[Case]:
-    """Tokens fed to both over WRAPS rounds of the ring, and the package's own greedy choice.
+def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
+    """Tokens fed to both over WRAPS rounds of the ring; a full prefix; and the package's own choice after a real one.
 
-    A voice's presets are what is fed where there are any: tokens of real speech, again and again. Else random ones.
+    What is fed are the codes of a voice's presets, again and again; random tokens where it has none.
     """
     group, random = manifest.cache.groups[0], np.random.default_rng(0)
-    heard = [list(prompt.codes) for prompt in voice.prompts().values()] if voice.spec else []
     ids = np.array(ids_of(manifest.head.ids))
-    offset = voice.spec.prompt.code_offset if voice.spec else 0
-    longest = manifest.max_position - group.prefix
-    steps = (
-        min(WRAPS * group.window + 2, longest) if WRAPS * group.window + 2 <= LONGEST else min(LONGEST // 4, longest)
-    )
-    speech = [offset + code for codes in heard for code in codes] or random.choice(ids, 64).tolist()
-    many = speech * (1 + (steps + group.prefix) // len(speech))
-    full = random.choice(ids, group.prefix).tolist() if not heard else many[: group.prefix]
+    spec = voice.spec
+    said = [spec.prompt.code_offset + code for p in voice.prompts().values() for code in p.codes] if spec else []
+    said = said or random.choice(ids, 64).tolist()
+    steps = _steps(manifest)
+    many = said * (1 + (steps + group.prefix) // len(said))
     short = many[: min(group.prefix, 37)]
+    real = _real_prefix(folder, manifest, voice) or tuple(short[:1])
     return [
         Case(f"prefix {len(short)}", tuple(short), tuple(many[len(short) :][:steps])),
-        Case(f"prefix {group.prefix}", tuple(full), tuple(many[:8])),
-        Case("prefix 1, greedy", tuple(short[:1]), None, min(GREEDY_STEPS, steps)),
+        Case(f"prefix {group.prefix}", tuple(many[: group.prefix]), tuple(many[:8])),
+        Case(f"prefix {len(real)}, greedy", real, None, min(GREEDY_STEPS, steps)),
     ]
+
+
+def _steps(manifest: Manifest) -> int:
+    """Steps of the longest case: WRAPS rounds and a bit, where positions and WORK allow it."""
+    group = manifest.cache.groups[0]
+    entry = manifest.files[f"{manifest.decoder}/Data/{WEIGHTS}/weight.bin"]
+    affordable = max(GREEDY_STEPS, int(WORK / entry.size))
+    return min(WRAPS * group.window + 2, manifest.max_position - group.prefix, affordable)
+
+
+def _real_prefix(folder: Path, manifest: Manifest, voice: Voice) -> tuple[int, ...]:
+    """What `say` would feed for a sentence by the first speaker; () for a decoder alone or a voice without speakers."""
+    prompts = list(voice.prompts().values()) if voice.spec else []
+    if manifest.text is None or manifest.prompt is None or not prompts:
+        return ()
+    frontend, layout = load_frontend(folder, manifest.text), manifest.prompt
+    words = frontend.whole(prompts[0].transcript).ids if "{prompt_text}" in layout.layout else ()
+    room = manifest.cache.groups[0].prefix - len(fill_layout(layout, (), prompts[0].codes, words))
+    sentence = frontend.sentences(SENTENCES, min(room, layout.max_text_tokens))[0]
+    return fill_layout(layout, sentence.ids, prompts[0].codes, words)
 
 
 def _codec(folder: Path, manifest: Manifest, voice: Voice) -> CoreCodecReport | None:

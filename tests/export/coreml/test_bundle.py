@@ -46,6 +46,7 @@ def test_a_bundle_is_whole(core_bundle: Path) -> None:
     assert parity.passed
     assert parity.engine == ("interpreted",)
     assert parity.decoder[0].wraps > 4
+    assert int(parity.decoder[0].cases[2].split()[1].strip(",")) > 25  # a real prefix: twenty codes of ada, and text
     assert parity.codec is not None
     assert parity.codec.runs > 3
     assert not [line for line in parity.lint if "violation" in line]

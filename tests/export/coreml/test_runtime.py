@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sottovoce.__main__ import main
 from sottovoce.errors import BundleError, ContractError, OptionError, TextError
 from sottovoce.export.coreml.bundle_verify import layout_of
 from sottovoce.export.coreml.drive import CoreDriver
@@ -16,10 +17,14 @@ from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.apple import opener
 from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.contract import check_supported
 from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, CoremlStream
+from sottovoce.runtime.decode import open_stream
 from sottovoce.runtime.manifest import Manifest, read_manifest
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import speak
+from tests import tiny
+from tests.export.coreml.voices import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,16 @@ def test_contradictions_are_refused(core_bundle: Path, manifest: Manifest) -> No
         CoremlCodec(core_bundle, manifest.codec, replace(manifest.coreml, codec_codes=(32,)), open_interpreted)
 
 
+def test_numbers_that_make_no_sense_are_refused(manifest: Manifest) -> None:
+    assert manifest.coreml is not None
+    check_supported(manifest)
+    for changes in ({"prefill_tokens": 0}, {"codec_codes": (1, 0)}):
+        with pytest.raises(ContractError, match="coreml"):
+            check_supported(replace(manifest, coreml=replace(manifest.coreml, **changes)))
+    with pytest.raises(ContractError, match="contradicts coreml"):
+        check_supported(replace(manifest, coreml=None))
+
+
 def test_apple_is_on_macos_alone(core_bundle: Path, manifest: Manifest, monkeypatch: Any) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     with pytest.raises(BundleError, match="runs on macOS"):
@@ -120,3 +135,31 @@ def test_a_core_ml_bundle_is_refused_off_macos_by_name(core_bundle: Path, monkey
     monkeypatch.setattr("platform.system", lambda: "Linux")
     with pytest.raises(BundleError, match="runs on macOS"):
         load_bundle(core_bundle, threads=1)
+
+
+def test_a_bundle_whose_caches_are_states(tmp_path: Path) -> None:
+    """`--stateful`, from the command to the runtime's loop."""
+    tiny.save_decoder(tmp_path / "bare", tiny.hf_config("qwen2", **SIZES, num_hidden_layers=1))
+    options = ("--decoder-only", "--prefix", "20", "--window", "12", "--head-ids", "0:49", "--weights", "fp16")
+    command = ["export", str(tmp_path / "bare"), "-o", str(tmp_path / "b"), "--target", "coreml", "--stateful"]
+    assert main([*command, *options, "--threads", "1"]) == 0
+    bundle = load_bundle(tmp_path / "b", threads=1, open_engine=open_interpreted)
+    manifest = bundle.manifest
+    assert manifest.coreml is not None
+    assert (manifest.coreml.stateful, manifest.cache.aliased) == (True, True)
+    assert manifest.cache.bytes == manifest.cache.groups[0].nbytes
+    assert not [spec for spec in manifest.io.inputs if spec.name.startswith("past_key_values")]
+    stream = open_stream(bundle)
+    assert isinstance(stream, CoremlStream)
+    layout = layout_of(manifest, Voice.open(tmp_path / "bare", decoder_only=True))
+    other = CoreDriver(tmp_path / "b", layout, manifest.cache.groups[0].prefix, 12)
+    for prefix in ([5, 6, 7], [8]):  # the second finds states that the first has left
+        np.testing.assert_array_equal(stream.prefill(prefix), other_prefill(other, prefix))
+        for token in range(15):
+            np.testing.assert_array_equal(stream.step(token), other.step(token))
+
+
+def other_prefill(driver: CoreDriver, prefix: list[int]) -> np.ndarray:
+    """The verifying driver's, from the start."""
+    driver.restart()
+    return driver.prefill(prefix)
