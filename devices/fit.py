@@ -1,6 +1,6 @@
 """Will a bundle fit a device, and keep up? A prediction from the manifest, every term of it a range with its reason.
 
-Memory: the runtime's own terms were measured (`sottovoce profile` of the reference voice, int8 and fp32; onnxruntime
+Memory: the runtime's own terms were measured (`sottovoce profile` of the reference voices, int8 and fp32; onnxruntime
 1.31.1, CPython 3.11, x86-64); weights, cache and what is mapped follow from the bundle's files. Speed: a step reads all
 weights of the decoder and the cache once, so that memory bandwidth bounds it from below. Reports replace both guesses.
 """
@@ -16,8 +16,11 @@ from sottovoce.runtime.manifest import Manifest
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
-RUNTIME: Final = {"interpreter": 27.1e6, "libraries": 41.0e6, "graphs": 14.5e6, "text": 1.2e6}
+RUNTIME: Final = {"interpreter": 27.1e6, "libraries": 41.0e6, "graphs": 10.0e6, "text": 1.2e6}
 """Bytes that do not depend on the bundle's size."""
+
+GRAPHS: Final = 5.0e6
+"""How far what opening the graphs leaves behind may be from it: the allocator keeps more or less of what was freed."""
 
 ARENA: Final = 6.3e6
 """Bytes of the engine's arenas, decoder and codec, after prefills of 64 tokens."""
@@ -91,11 +94,13 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
     if known := [report.terms for report in reports if report.terms]:
         runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
         reason = "median of the reports given"
-    fixed = [Term(name, _certain(size), reason) for name, size in runtime.items() if name != "libraries"]
-    libraries = runtime["libraries"]
+    graphs, libraries = runtime["graphs"], runtime["libraries"]
     size = Range(RECLAIMABLE * libraries, libraries, libraries)
     return (
-        *fixed,
+        *(Term(name, _certain(runtime[name]), reason) for name in ("interpreter", "text")),
+        Term(
+            "graphs", Range(graphs - GRAPHS, graphs, graphs + GRAPHS), f"{reason}; what the allocator kept of loading"
+        ),
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
             "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"

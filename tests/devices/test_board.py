@@ -1,4 +1,4 @@
-"""An emulated ARM64 board reached by ssh: it is sent all it lacks, and says what this machine says."""
+"""Emulated ARM boards reached by ssh: sent what they lack, they say what this machine says, or why they cannot."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from sottovoce.devices.report import read_profile
 from tests.devices.boards import board
 from tests.devices.sshd import Server
 
-QEMU = "qemu-aarch64-static"
-pytestmark = pytest.mark.skipif(bool(board.lacking(QEMU)), reason=str(board.lacking(QEMU)))
+LACKING = board.lacking("qemu-aarch64-static", "qemu-arm-static")
+pytestmark = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 
 
-@pytest.fixture(scope="module", params=sorted(board.CORES))
+@pytest.fixture(scope="module", params=["a53", "a76"])
 def emulated(request) -> Iterator[Server]:
     with board.emulated(request.param) as server:
         yield server
@@ -37,3 +37,12 @@ def test_it_says_what_this_machine_says(emulated: Server, tiny_bundle: Path, tmp
     assert report.utterances[0].codes
     assert page.stat().st_size > 10_000
     assert list((emulated.root / "runs").iterdir()) == []
+
+
+def test_an_old_engine_refuses_with_the_reason(tiny_bundle: Path, monkeypatch, capsys) -> None:
+    """A 32-bit board with the engine of its distribution, which cannot run the fused operator."""
+    with board.emulated("a7") as server:
+        monkeypatch.setenv("SOTTOVOCE_SSH", server.ssh)
+        assert main(["profile", str(tiny_bundle), "--on", server.url, "--text", "hello", "--runs", "1"]) == 2
+        assert list((server.root / "runs").iterdir()) == []
+    assert "this bundle needs onnxruntime 1.22, found 1.21" in capsys.readouterr().err

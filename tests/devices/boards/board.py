@@ -18,8 +18,8 @@ from tests.devices.sshd import SSHD, Server, serving
 
 HERE = Path(__file__).parent
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
-CONF = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
-CORES = {"a76": "cortex-a76", "a53": "cortex-a53"}
+CORES = {"a76": ("aarch64", "cortex-a76"), "a53": ("aarch64", "cortex-a53"), "a7": ("arm", "cortex-a7")}
+"""Architecture and processor of each board, as qemu calls them."""
 
 
 def lacking(*programs: str) -> str | None:
@@ -53,19 +53,20 @@ def built(name: str, *command: str) -> Path:
 
 
 @contextmanager
-def binfmt() -> Iterator[None]:
-    """ARM64 programs run as if they were native, while the block lasts."""
+def binfmt(architecture: str) -> Iterator[None]:
+    """Programs of `architecture` run as if they were native, while the block lasts."""
+    entry = BINFMT / f"qemu-{architecture}"
     mounted = not (BINFMT / "register").exists()
     if mounted:
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
-    ours = not (BINFMT / "qemu-aarch64").exists()
+    ours = not entry.exists()
     if ours:
-        (BINFMT / "register").write_text(CONF.read_text())
+        (BINFMT / "register").write_text(Path(f"/usr/lib/binfmt.d/{entry.name}.conf").read_text())
     try:
         yield
     finally:
         if ours:
-            (BINFMT / "qemu-aarch64").write_text("-1")
+            entry.write_text("-1")
         if mounted:
             subprocess.run(["umount", BINFMT], check=True)
 
@@ -73,14 +74,15 @@ def binfmt() -> Iterator[None]:
 @contextmanager
 def emulated(core: str) -> Iterator[Server]:
     """An emulated board with a processor of class `core`, reached by ssh."""
+    architecture, processor = CORES[core]
     root = built(core, str(HERE / "board.sh"), "{}", core)
     place = Path(tempfile.mkdtemp(dir="/mnt", prefix="sottovoce."))
     place.chmod(0o755)
     wrapper = ("unshare", "-m", "sh", str(HERE / "enter.sh"), str(root), str(place))
-    extra = f"ChrootDirectory {place}\nSetEnv QEMU_CPU={CORES[core]} XDG_CACHE_HOME=/root/cache HOME=/root"
+    extra = f"ChrootDirectory {place}\nSetEnv QEMU_CPU={processor} XDG_CACHE_HOME=/root/cache HOME=/root"
     keys = Path(tempfile.mkdtemp(prefix="sottovoce."))
     try:
-        with binfmt(), serving(keys, extra, wrapper) as server:
+        with binfmt(architecture), serving(keys, extra, wrapper) as server:
             server.root = root / "root" / "cache" / "sottovoce"
             yield server
     finally:
