@@ -98,9 +98,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
     size = Range(RECLAIMABLE * libraries, libraries, libraries)
     return (
         *(Term(name, _certain(runtime[name]), reason) for name in ("interpreter", "text")),
-        Term(
-            "graphs", Range(graphs - GRAPHS, graphs, graphs + GRAPHS), f"{reason}; what the allocator kept of loading"
-        ),
+        Term("graphs", Range(graphs - GRAPHS, graphs, graphs + GRAPHS), f"{reason}; what loading left behind"),
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
             "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"

@@ -33,7 +33,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-SetEnv XDG_CACHE_HOME={folder}/cache
+SetEnv {environment}
 {extra}
 """
 
@@ -76,14 +76,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(folder: Path, extra: str = "", wrapper: tuple[str, ...] = ()) -> Iterator[Server]:
-    """An sshd with its files in `folder`; `extra` lines of configuration, `wrapper` words before the command."""
+def serving(
+    folder: Path, extra: str = "", wrapper: tuple[str, ...] = (), environment: str | None = None
+) -> Iterator[Server]:
+    """An sshd with its files in `folder`.
+
+    `extra` are lines of configuration, `wrapper` words before the command, `environment` is that of sessions.
+    """
     import getpass
 
+    environment = environment or f"XDG_CACHE_HOME={folder}/cache"
     port = free_port()
     new_key(folder / "host_key")
     new_key(folder / "client_key")
-    (folder / "sshd_config").write_text(SERVER.format(port=port, folder=folder, extra=extra))
+    (folder / "sshd_config").write_text(SERVER.format(port=port, folder=folder, extra=extra, environment=environment))
     (folder / "client_config").write_text(CLIENT.format(folder=folder, user=getpass.getuser()))
     server = Server(folder, port)
     server.trust(port)

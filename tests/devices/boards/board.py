@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -65,10 +65,11 @@ def binfmt(architecture: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if ours:
-            entry.write_text("-1")
+        with suppress(OSError):  # gone already, with another run of these tests
+            if ours:
+                entry.write_text("-1")
         if mounted:
-            subprocess.run(["umount", BINFMT], check=True)
+            subprocess.run(["umount", BINFMT], capture_output=True)
 
 
 @contextmanager
@@ -79,10 +80,11 @@ def emulated(core: str) -> Iterator[Server]:
     place = Path(tempfile.mkdtemp(dir="/mnt", prefix="sottovoce."))
     place.chmod(0o755)
     wrapper = ("unshare", "-m", "sh", str(HERE / "enter.sh"), str(root), str(place))
-    extra = f"ChrootDirectory {place}\nSetEnv QEMU_CPU={processor} XDG_CACHE_HOME=/root/cache HOME=/root"
+    extra = f"ChrootDirectory {place}"
+    environment = f"QEMU_CPU={processor} XDG_CACHE_HOME=/root/cache HOME=/root"
     keys = Path(tempfile.mkdtemp(prefix="sottovoce."))
     try:
-        with binfmt(architecture), serving(keys, extra, wrapper) as server:
+        with binfmt(architecture), serving(keys, extra, wrapper, environment) as server:
             server.root = root / "root" / "cache" / "sottovoce"
             yield server
     finally:
