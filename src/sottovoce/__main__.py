@@ -14,7 +14,7 @@ COMMANDS: Final = {
     "prompt": ("sottovoce.runtime.prompt_command", "keep a speaker in a bundle"),
     "inspect": ("sottovoce.runtime.inspect_command", "show what a bundle holds"),
     "compress": ("sottovoce.compress.command", "make a voice smaller: window, prune, patch"),
-    "export": ("sottovoce.export.command", "make a bundle of a voice"),
+    "export": ("sottovoce.export_fit", "make a bundle of a voice"),
     "sensitivity": ("sottovoce.export.sensitivity_command", "which layers of a voice bear fewer bits"),
     "verify": ("sottovoce.export.verify_command", "check a bundle against the voice it was made of"),
     "evaluate": (

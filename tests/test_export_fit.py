@@ -1,0 +1,51 @@
+"""The search for the smallest bundle that fits: what it takes, what it refuses, and that it goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sottovoce import export_fit
+from sottovoce.__main__ import main
+from sottovoce.devices.table import find_device
+from sottovoce.runtime.manifest import read_manifest
+
+
+def export(voice: Path, output: Path, *options: str) -> int:
+    fixed = ["--window", "12", "--prefix", "100", "--threads", "1"]
+    return main(["export", str(voice), "-o", str(output), "--fit", "raspberry-pi-5-4gb", *fixed, *options])
+
+
+def test_the_first_that_stays_near_is_taken(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    assert export(tiny_voice, tmp_path / "bundle", "--weights", "fp32", "--max-kl", "1e-9") == 0
+    tried = json.loads((tmp_path / "bundle.tried.json").read_text())
+    assert [row["cache"] for row in tried] == list(export_fit.CACHES[: len(tried)])
+    assert len(tried) > 1
+    assert all(row["problem"] == "too far from the voice" and row["kl"] > 1e-9 for row in tried[:-1])
+    assert tried[-1]["problem"] == ""
+    assert read_manifest(tmp_path / "bundle").cache.groups[0].dtype == tried[-1]["cache"]
+    assert not list(tmp_path.glob(".*"))
+    out = capsys.readouterr().out
+    assert "taken" in out
+    assert "measured here: peak" in out
+    assert export(tiny_voice, tmp_path / "bundle") == 2  # it is there
+
+
+def test_a_device_that_is_too_small_and_a_search_that_goes_on(
+    tiny_voice: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    small = replace(find_device("raspberry-pi-5-4gb"), ram=0.05)
+    monkeypatch.setattr(export_fit, "find_device", lambda _: small)
+    assert export(tiny_voice, tmp_path / "bundle", "--weights", "fp32", "--cache", "fp32") == 1
+    said = capsys.readouterr()
+    assert "does not fit" in said.out
+    assert "none of 1 candidates" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.tried.json"]
+    monkeypatch.setattr(export_fit, "export_bundle", lambda *_, **__: pytest.fail("made again"))
+    assert export(tiny_voice, tmp_path / "bundle", "--weights", "fp32", "--cache", "fp32") == 1
+
+
+def test_options_that_do_not_go_with_a_search(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    assert export(tiny_voice, tmp_path / "bundle", "--dry-run") == 2
+    assert "--fit needs -o BUNDLE" in capsys.readouterr().err
