@@ -47,5 +47,8 @@ def test_a_device_that_is_too_small_and_a_search_that_goes_on(
 
 
 def test_options_that_do_not_go_with_a_search(tiny_voice: Path, tmp_path: Path, capsys) -> None:
-    assert export(tiny_voice, tmp_path / "bundle", "--dry-run") == 2
-    assert "--fit needs -o BUNDLE" in capsys.readouterr().err
+    for options in (["--dry-run"], ["--block", "32"], ["--target", "coreml"], ["--decoder-only"]):
+        assert export(tiny_voice, tmp_path / "bundle", *options) == 2
+        assert f"{options[0]} does not go with --fit" in capsys.readouterr().err
+    assert main(["export", str(tiny_voice), "--fit", "raspberry-pi-5-4gb"]) == 2
+    assert list(tmp_path.iterdir()) == []

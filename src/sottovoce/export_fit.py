@@ -31,6 +31,12 @@ WEIGHTS: Final[tuple[WeightFormat, ...]] = ("int4", "int8", "fp32")
 CACHES: Final[tuple[CacheFormat, ...]] = ("int8", "fp16", "fp32")
 """What is tried, in this order."""
 
+ELSEWHERE: Final = (
+    *("decoder_only", "head_ids", "weights_recipe", "block", "head", "calibrate"),
+    *("stateful", "dry_run", "keep_failed"),
+)
+"""Options of a plain export."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -63,10 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fit is None:
         args.cache = args.cache or "fp32"
         return command.run(args)
-    if args.output is None or args.decoder_only or args.weights_recipe or args.dry_run:
-        raise OptionError(
-            "--fit needs -o BUNDLE, and of the options that say formats goes with --weights and --cache alone"
-        )
+    _check_options(args)
     request = Request(window=args.window, prefix=args.prefix)
     weights = (args.weights,) if args.weights else WEIGHTS
     caches = (args.cache,) if args.cache else CACHES
@@ -79,6 +82,18 @@ def run(args: argparse.Namespace) -> int:
     peak = profile_bundle(args.output, runs=1, threads=threads).memory.peak
     print(f"{args.output}: {tried[-1].weights}, cache {tried[-1].cache}; measured here: peak {size_text(peak)}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise OptionError for an option that a search would pass over in silence."""
+    if args.output is None:
+        raise OptionError("--fit needs -o BUNDLE: where to write what it finds")
+    given = [name for name in ELSEWHERE if getattr(args, name)]
+    given += ["target"] if args.target != "onnx" else []
+    if given:
+        raise OptionError(
+            f"--{given[0].replace('_', '-')} does not go with --fit, which chooses formats of ONNX bundles"
+        )
 
 
 def search(
