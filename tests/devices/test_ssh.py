@@ -140,21 +140,25 @@ def test_nothing_is_left_running(board: Server, tiny_bundle: Path, number: signa
     options = ["--on", board.url, "--python", sys.executable, "--runs", "100000", "--threads", "1"]
     command = [sys.executable, "-m", "sottovoce", "profile", str(tiny_bundle), *options]
     profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait(lambda: len(running(board)) >= 2)
-    os.killpg(profile.pid, number)
-    profile.wait(timeout=60)
-    wait(lambda: not running(board))
+    try:
+        wait(lambda: len(running(board)) >= 2)
+        os.killpg(profile.pid, number)
+        profile.wait(timeout=60)
+        wait(lambda: not running(board))
+    finally:  # a test that fails leaves nothing either
+        for pid in running(board):
+            os.kill(pid, signal.SIGKILL)
     wait(lambda: not list((board.root / "runs").iterdir()))
     assert profile.returncode == (130 if number == signal.SIGINT else -number)
 
 
-def running(board: Server) -> list[str]:
-    """Command lines of supervisors and workers whose code came from the store of `board`."""
+def running(board: Server) -> list[int]:
+    """Supervisors and workers whose code came from the store of `board`."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if str(board.root).encode() in (path / "environ").read_bytes():
-                found.append((path / "cmdline").read_text().replace("\0", " "))
+                found.append(int(path.name))
         except OSError:
             continue
     return found
