@@ -47,7 +47,13 @@ def test_a_device_that_is_too_small_and_a_search_that_goes_on(
 
 
 def test_options_that_do_not_go_with_a_search(tiny_voice: Path, tmp_path: Path, capsys) -> None:
-    for options in (["--dry-run"], ["--block", "32"], ["--target", "coreml"], ["--decoder-only"]):
+    for options in (
+        ["--dry-run"],
+        ["--block", "32"],
+        ["--target", "coreml"],
+        ["--decoder-only"],
+        ["--flavour", "portable"],
+    ):
         assert export(tiny_voice, tmp_path / "bundle", *options) == 2
         assert f"{options[0]} does not go with --fit" in capsys.readouterr().err
     assert main(["export", str(tiny_voice), "--fit", "raspberry-pi-5-4gb"]) == 2

@@ -90,6 +90,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise OptionError("--fit needs -o BUNDLE: where to write what it finds")
     given = [name for name in ELSEWHERE if getattr(args, name)]
     given += ["target"] if args.target != "onnx" else []
+    given += ["flavour"] if args.flavour != "ort" else []
     if given:
         raise OptionError(
             f"--{given[0].replace('_', '-')} does not go with --fit, which chooses formats of ONNX bundles"
