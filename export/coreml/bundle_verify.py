@@ -20,9 +20,9 @@ from sottovoce.export.coreml.layout import Layout
 from sottovoce.export.coreml.verify import CoreReport, check_decoder, report
 from sottovoce.export.coreml.written import load_written
 from sottovoce.export.head import ids_of
+from sottovoce.export.heard import SENTENCES
 from sottovoce.export.mil.lint import lint
 from sottovoce.export.mil.package import load_package
-from sottovoce.export.heard import SENTENCES
 from sottovoce.export.parity import WRAPS, Case
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
