@@ -34,7 +34,7 @@ def test_the_product_suffers_less_than_from_the_nearest(bits: int, block: int, c
         assert not written[3].any()
         assert packed.shape == (40, -(-columns // block), block * bits // 8)
         errors.append(np.square(inputs @ (written - weight).T).mean())
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.2 * errors[0]  # 0.4 and 0.5 where blocks do not hear of each other
 
 
 def test_inputs_that_were_never_seen_do_no_harm() -> None:
