@@ -86,7 +86,7 @@ def test_the_windowed_voice_tells_the_recipe_that_lies_here() -> None:
     recipe = read_recipe(WindowRecipe, "window", REPOSITORY / "examples/reference_voice/window.toml")
     voice = Voice.open(REPOSITORY / "voices/reference-w64")
     (entry,) = voice.complete().history
-    assert parse(WindowRecipe, entry["distilled"]["recipe"], "history") == recipe  # keys that came later: their defaults
+    assert parse(WindowRecipe, entry["distilled"]["recipe"], "history") == recipe  # later keys: defaults
     assert entry["source"] == Voice.open(REPOSITORY / "voices/reference").checkpoint.sha256()
 
 
