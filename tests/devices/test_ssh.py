@@ -139,7 +139,9 @@ def test_an_error_there_is_the_error_here(board: Server, tiny_bundle: Path, monk
 def test_nothing_is_left_running(board: Server, tiny_bundle: Path, number: signal.Signals) -> None:
     options = ["--on", board.url, "--python", sys.executable, "--runs", "100000", "--threads", "1"]
     command = [sys.executable, "-m", "sottovoce", "profile", str(tiny_bundle), *options]
-    profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    # Where the tests run in the background, Ctrl-C is ignored, and whoever they start inherits that.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, **listening)
     try:
         wait(lambda: len(running(board)) >= 2)
         os.killpg(profile.pid, number)
