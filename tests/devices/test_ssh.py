@@ -139,9 +139,7 @@ def test_an_error_there_is_the_error_here(board: Server, tiny_bundle: Path, monk
 def test_nothing_is_left_running(board: Server, tiny_bundle: Path, number: signal.Signals) -> None:
     options = ["--on", board.url, "--python", sys.executable, "--runs", "100000", "--threads", "1"]
     command = [sys.executable, "-m", "sottovoce", "profile", str(tiny_bundle), *options]
-    # Where the tests run in the background, Ctrl-C is ignored, and whoever they start inherits that.
-    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, **listening)
+    profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=hear_ctrl_c)
     try:
         wait(lambda: len(running(board)) >= 2)
         os.killpg(profile.pid, number)
@@ -152,6 +150,11 @@ def test_nothing_is_left_running(board: Server, tiny_bundle: Path, number: signa
             os.kill(pid, signal.SIGKILL)
     wait(lambda: not list((board.root / "runs").iterdir()))
     assert profile.returncode == (130 if number == signal.SIGINT else -number)
+
+
+def hear_ctrl_c() -> None:
+    """Where the tests run in the background Ctrl-C is ignored, and whoever they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def running(board: Server) -> list[int]:
