@@ -12,11 +12,11 @@ from types import MappingProxyType
 from sottovoce.errors import BundleError
 from sottovoce.runtime import apple
 from sottovoce.runtime.contract import check_codec, check_decoder, check_supported, check_voice, token_ids
-from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, NoGraph, OpenEngine
+from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.portable_contract import check_decode, check_prefill
-from sottovoce.runtime.session import Ints, Session, check_onnxruntime, open_session, thread_count
+from sottovoce.runtime.session import Ints, NoGraph, Session, check_onnxruntime, open_session, thread_count
 from sottovoce.runtime.text.frontend import Frontend, load_frontend
 from sottovoce.runtime.utterance import Source
 

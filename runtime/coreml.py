@@ -13,7 +13,7 @@ import numpy as np
 from sottovoce.errors import ContractError, OptionError, TextError
 from sottovoce.runtime.manifest import CodecSpec, CoremlSpec, IoSpec, Manifest
 from sottovoce.runtime.paths import inside
-from sottovoce.runtime.session import Array, Floats, Node
+from sottovoce.runtime.session import Array, Floats, NoGraph
 
 HIDDEN: Final = np.float16(-30000)
 """Attention bias of a slot that may not be seen, in half precision's range."""
@@ -166,30 +166,6 @@ class CoremlStream:
         outputs = decoder.engine.predict(function, feeds, self._state)
         self.cache.keep(outputs)
         return outputs
-
-
-class NoGraph:
-    """In the place of an ONNX graph, where there is none: nothing can be bound to it or run."""
-
-    def get_inputs(self) -> Sequence[Node]:
-        """None."""
-        return ()
-
-    def get_outputs(self) -> Sequence[Node]:
-        """None."""
-        return ()
-
-    def io_binding(self) -> Any:
-        """See `Session`."""
-        raise NotImplementedError
-
-    def run_with_iobinding(self, binding: Any) -> None:
-        """See `Session`."""
-        raise NotImplementedError
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
-        """See `Session`."""
-        raise NotImplementedError
 
 
 class CoremlCodec(NoGraph):

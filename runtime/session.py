@@ -49,6 +49,30 @@ class Session(Protocol):
         ...
 
 
+class NoGraph:
+    """In the place of an ONNX graph, where there is none: nothing contradicts the manifest, is bound, or runs."""
+
+    def get_inputs(self) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def get_outputs(self) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def io_binding(self) -> Any:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """See `Session`."""
+        raise NotImplementedError
+
+
 class Graph:
     """An open graph: what ONNX Runtime refuses to run is one line that names the graph."""
 

@@ -36,7 +36,7 @@ from sottovoce.runtime.manifest import (
 )
 from sottovoce.runtime.prefix import prefix_slots
 from sottovoce.runtime.sampling import Sampler
-from sottovoce.runtime.session import Array, Node
+from sottovoce.runtime.session import Array, NoGraph
 from sottovoce.runtime.text.frontend import load_frontend
 from sottovoce.runtime.utterance import Utterance
 
@@ -59,31 +59,7 @@ class Binding:
     bind_output = bind_input
 
 
-class _NoGraph:
-    """In the place of a graph: no names are checked, for no file could contradict the manifest, and nothing is run."""
-
-    def get_inputs(self) -> Sequence[Node]:
-        """None."""
-        return ()
-
-    def get_outputs(self) -> Sequence[Node]:
-        """None."""
-        return ()
-
-    def io_binding(self) -> Any:
-        """See `Session`."""
-        raise NotImplementedError
-
-    def run_with_iobinding(self, binding: Any) -> None:
-        """See `Session`."""
-        raise NotImplementedError
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
-        """See `Session`."""
-        raise NotImplementedError
-
-
-class DecoderSession(_NoGraph):
+class DecoderSession(NoGraph):
     """`decoder.onnx` as torch: a step or a chunk of the prefix over bound buffers, past and present the same ones."""
 
     def __init__(self, decoder: Decoder, ids: Tensor) -> None:
@@ -105,7 +81,7 @@ class DecoderSession(_NoGraph):
         feeds["logits"][0, 0] = logits[0, -1, self.ids]
 
 
-class CodecSession(_NoGraph):
+class CodecSession(NoGraph):
     """`codec_decoder.onnx` as torch."""
 
     def __init__(self, codec: Codec) -> None:
@@ -165,7 +141,7 @@ def open_voice(voice: Voice, codec: Codec) -> bundle.Bundle:
     if manifest.patch is not None:
         decoder = voice.patches().load().eval()
         source = partial(PatchVoice, decoder, manifest)
-        return bundle.Bundle(voice.home, manifest, threads, _NoGraph(), ids, speaking, {}, source)
+        return bundle.Bundle(voice.home, manifest, threads, NoGraph(), ids, speaking, {}, source)
     session = DecoderSession(voice.checkpoint.load().eval(), torch.from_numpy(ids))
     return bundle.Bundle(voice.home, manifest, threads, session, ids, speaking, {})
 
