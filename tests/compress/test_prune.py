@@ -117,9 +117,9 @@ def test_losses_are_their_definitions(window: int | None, matching: str, others:
     b, both = batch(), objective(window, matching=matching, errors=errors)
     mask = None if window is None else wand_mask(20, b.prefix, window)
     mine = trace(both.student, b.ids, mask, {0, 1}, True)
-    theirs = trace(both.teacher, b.ids, mask, set(others), True)
+    theirs = trace(both.teacher, b.ids, mask, {0, 2, *others}, True)
     hidden = [squared(mine.hidden[n], theirs.hidden[m], relative) for n, m in enumerate(others)]
-    maps = [map_errors(mine.attention[n], theirs.attention[m], mask, relative) for n, m in enumerate(others)]
+    maps = [map_errors(mine.attention[n], theirs.attention[m], mask, relative) for n, m in enumerate((0, 2))]
     embedded = squared(both.student.head[b.ids], both.teacher.head[b.ids], relative)
     losses = both(b, 0)
     torch.testing.assert_close(losses["hidden"], row_by_row(b, sum(hidden) / 2))
