@@ -1,9 +1,10 @@
 """TLDR (arXiv 2606.09019): a frozen decoder learns to read and speak in patches, by low-rank matrices and two nets.
 
-Cross-entropy of the corpus's tokens alone: there is no teacher.
+Cross-entropy of the corpus's tokens alone, as in the paper; skew KL to the decoder as it was, where the recipe asks.
 """
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -14,6 +15,8 @@ from sottovoce.compress.history import hear_itself
 from sottovoce.compress.loop import Objective
 from sottovoce.compress.recipe import PatchRecipe
 from sottovoce.compress.spoken import SpokenLosses, weighted
+from sottovoce.models.decoder import Decoder
+from sottovoce.models.masks import wand_mask
 from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.manifest import PromptSpec
 
@@ -24,27 +27,55 @@ Its 136.2 M trainable parameters speak for all of them: tests/compress/test_patc
 """
 
 
+@dataclass(frozen=True)
+class Windows:
+    """What is seen of what was said, None for all of it: `patches` by the student, `tokens` by the teacher."""
+
+    patches: int | None
+    tokens: int | None
+
+
 class PatchObjective(Objective):
     """Cross-entropy over what can be spoken; the nets learn, and the backbone as far as its low-rank matrices go."""
 
-    def __init__(self, student: PatchDecoder, prompt: PromptSpec, recipe: PatchRecipe, window: int | None) -> None:
-        """`student` speaks as `prompt` says and sees `window` patches (None: all); its backbone is frozen here."""
+    def __init__(
+        self,
+        student: PatchDecoder,
+        prompt: PromptSpec,
+        recipe: PatchRecipe,
+        windows: Windows,
+        teacher: Decoder | None = None,
+    ) -> None:
+        """`student` speaks as `prompt` says; its backbone is frozen here, as `teacher` is, who is not its backbone.
+
+        The teacher may be None where `loss.kl` is 0.
+        """
         super().__init__()
         self.student = student.requires_grad_(True).train()
-        self.window, self.prompt, self.slower = window, prompt, recipe.lora.lr / recipe.train.lr
-        self.lora = _adapt(student, recipe)
-        self.spoken = SpokenLosses(prompt, student.backbone.config.vocab_size, 0.0)
+        self.teacher: Any = teacher.requires_grad_(False).eval() if teacher and recipe.loss.kl else None
+        self.windows, self.prompt, self.slower = windows, prompt, recipe.lora.lr / recipe.train.lr
+        self.lora, self.loss = _adapt(student, recipe), recipe.loss
+        self.spoken = SpokenLosses(prompt, student.backbone.config.vocab_size, recipe.loss.skew)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Sums over the batch's targets: `loss`, and `ce`, the same."""
+        """Sums over the batch's targets: `loss`, `ce`, and `kl` where there is a teacher."""
         batch = hear_itself(batch, lambda ids: self._hidden(ids, batch), self.student.backbone, self.prompt)
-        hidden = self._hidden(batch.ids, batch)
-        return weighted(self.spoken(batch, (self.student.backbone, hidden), None), {"ce": 1.0})
+        said = self.student.backbone, self._hidden(batch.ids, batch)
+        known = (self.teacher, self._known(batch)) if self.teacher else None
+        return weighted(self.spoken(batch, said, known), {"ce": self.loss.ce, "kl": self.loss.kl})
 
     def _hidden(self, ids: Tensor, batch: Batch) -> Tensor:
         """The student's hidden states [B,T,d] of `ids` [B,T], laid out as `batch`."""
-        hidden: Tensor = self.student(ids, batch.prefix, batch.lengths, self.window)
+        hidden: Tensor = self.student(ids, batch.prefix, batch.lengths, self.windows.patches)
         return hidden
+
+    @torch.no_grad()
+    def _known(self, batch: Batch) -> Tensor:
+        """The teacher's hidden states [B,T,d] of the same tokens."""
+        tokens = self.windows.tokens
+        mask = None if tokens is None else wand_mask(batch.ids.shape[1], batch.prefix, tokens)
+        known: Tensor = self.teacher(batch.ids, mask=mask)
+        return known
 
     def share(self, name: str) -> float:
         """The low-rank matrices have a rate of their own."""

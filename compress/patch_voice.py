@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from sottovoce.compress.distil import Lesson, distil
 from sottovoce.compress.loop import open_accelerator
-from sottovoce.compress.patch import PatchObjective
+from sottovoce.compress.patch import PatchObjective, Windows
 from sottovoce.compress.recipe import PatchRecipe
 from sottovoce.compress.training_state import STATE
 from sottovoce.compress.voice_folder import check_free, check_share, check_tokens, history_entry, write_voice
@@ -47,11 +47,12 @@ def patch_voice(request: PatchRequest) -> None:
     check_share(voice, request.output, request.share)
     _check_patch(request, voice.complete())
     config = PatchConfig.of(voice.checkpoint.config, request.patch, request.compressor, request.speaker)
-    window = patches_seen(voice.complete().window, request.patch)
+    tokens = voice.complete().window
+    windows = Windows(patches_seen(tokens, request.patch), tokens)
     accelerator = open_accelerator(request.lesson.recipe.train.precision)
-    student, facts = _teach(request.lesson, voice, config, window, accelerator)
+    student, facts = _teach(request.lesson, voice, config, windows, accelerator)
     if accelerator.is_main_process:
-        _write(voice, student, request, window, facts)
+        _write(voice, student, request, windows, facts)
         (request.lesson.folder / STATE).unlink()
     accelerator.end_training()
 
@@ -79,26 +80,27 @@ def _check_patch(request: PatchRequest, spec: VoiceSpec) -> None:
 
 
 def _teach(
-    lesson: Lesson[PatchRecipe], voice: Voice, config: PatchConfig, window: int | None, accelerator: Accelerator
+    lesson: Lesson[PatchRecipe], voice: Voice, config: PatchConfig, windows: Windows, accelerator: Accelerator
 ) -> tuple[PatchDecoder, dict[str, Any]]:
     """The trained voice, and what its history says about the training."""
     prompt, made = voice.complete().prompt, list[PatchObjective]()
     student = PatchDecoder(voice.checkpoint.load(), config, prompt, lesson.recipe.batch.seed)
+    teacher = voice.checkpoint.load() if lesson.recipe.loss.kl else None
 
     def objective(steps: int) -> PatchObjective:
-        made.append(PatchObjective(student, prompt, lesson.recipe, window))
+        made.append(PatchObjective(student, prompt, lesson.recipe, windows, teacher))
         return made[-1]
 
-    facts = distil(voice, lesson, objective, {"window": window, **asdict(config)}, {}, accelerator)
+    facts = distil(voice, lesson, objective, {"window": windows.patches, **asdict(config)}, {}, accelerator)
     return made[-1].merge(), facts
 
 
 def _write(
-    voice: Voice, decoder: PatchDecoder, request: PatchRequest, window: int | None, distilled: dict[str, Any]
+    voice: Voice, decoder: PatchDecoder, request: PatchRequest, windows: Windows, distilled: dict[str, Any]
 ) -> None:
     """Write the voice, its history telling how it came about."""
-    before = voice.complete()
-    facts = {"patch": request.patch, "window": window, "window_tokens": before.window, "distilled": distilled}
+    before, window = voice.complete(), windows.patches
+    facts = {"patch": request.patch, "window": window, "window_tokens": windows.tokens, "distilled": distilled}
     history = history_entry(voice, "patch", **facts)
     spec = replace(before, window=window, patch=decoder.config, history=history)
     write_voice(voice, decoder, spec, request.output, request.share)

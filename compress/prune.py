@@ -21,7 +21,7 @@ from sottovoce.models.voice import VoiceSpec
 
 
 def matched_layers(kept: Sequence[int], layers: int, matching: Matching) -> tuple[int, ...]:
-    """The teacher's layer, of `layers`, that each layer of a student made of `kept` imitates.
+    """The teacher's layer, of `layers`, whose output each layer of a student made of `kept` imitates.
 
     Dynamic: the last one before the next kept layer, so that a layer learns what the span behind it did, too; the last
     imitates the last. Static: the one it is a copy of.
@@ -36,8 +36,9 @@ class PruneObjective(Objective):
 
     The errors are means over d, over heads and keys, and over the layers; of a row they are means over its tokens, the
     prefix too, counted once per target, as the other losses are. Relative ones are shares of the mean square of what
-    is imitated, token by token: the few tokens of large activations then weigh no more than the rest. That attention
-    maps are matched like outputs is ours: the paper does not tell.
+    is imitated, token by token: the few tokens of large activations then weigh no more than the rest. A layer's
+    attention maps imitate those of the layer that it is a copy of: the paper does not tell, and those of the layer
+    whose output it imitates taught less.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class PruneObjective(Objective):
         self.student = student.requires_grad_(True).train()
         self.teacher: Any = teacher.requires_grad_(False).eval()
         self.loss, self.window, self.prompt = loss, spec.window, spec.prompt
-        self.pairs = tuple(enumerate(matched_layers(kept, teacher.config.layers, loss.matching)))
+        self.outputs = tuple(enumerate(matched_layers(kept, teacher.config.layers, loss.matching)))
+        self.maps = tuple(enumerate(kept))
+        self.imitated = {other for _, other in self.outputs + self.maps}
         self.spoken = SpokenLosses(spec.prompt, student.config.vocab_size, loss.skew)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -57,9 +60,9 @@ class PruneObjective(Objective):
         mask = None if self.window is None else wand_mask(length, batch.prefix, self.window)
         batch = hear_itself(batch, lambda ids: self.student(ids, mask=mask), self.student, self.prompt)
         maps = self.loss.attention > 0
-        mine = trace(self.student, batch.ids, mask, {own for own, _ in self.pairs}, maps)
+        mine = trace(self.student, batch.ids, mask, {own for own, _ in self.maps}, maps)
         with torch.no_grad():
-            theirs = trace(self.teacher, batch.ids, mask, {other for _, other in self.pairs}, maps)
+            theirs = trace(self.teacher, batch.ids, mask, self.imitated, maps)
         sums: dict[str, Tensor] = self.spoken(batch, (self.student, mine.final), (self.teacher, theirs.final))
         share = _shares(batch)
         for name, errors in self._errors(mine, theirs, mask).items():
@@ -74,10 +77,10 @@ class PruneObjective(Objective):
         """Squared errors [B,T] of each token, the means over everything else."""
         found, relative = {}, self.loss.errors == "relative"
         if self.loss.hidden:
-            pairs = [_squared(mine.hidden[own], theirs.hidden[other], relative) for own, other in self.pairs]
+            pairs = [_squared(mine.hidden[own], theirs.hidden[other], relative) for own, other in self.outputs]
             found["hidden"] = torch.stack(pairs).mean(0)
         if self.loss.attention:
-            taken = [(mine.attention[own], theirs.attention[other]) for own, other in self.pairs]
+            taken = [(mine.attention[own], theirs.attention[other]) for own, other in self.maps]
             found["attention"] = torch.stack([map_errors(*maps, mask, relative) for maps in taken]).mean(0)
         if self.loss.embedding:
             found["embedding"] = _squared(mine.embedded, theirs.embedded, relative)

@@ -121,9 +121,9 @@ class PruneLossRecipe:
     """Weights of what a pruned voice learns: cross-entropy (`ce`), and what it imitates of the voice before.
 
     That is its distribution (`kl`, of skew α `skew`), its layers' outputs (`hidden`), its attention maps (`attention`)
-    and its embeddings (`embedding`). `matching`: a layer imitates the last layer of the pruned span behind it
-    (dynamic), or the one it is a copy of (static). `errors`: squared errors of these as they are (absolute), or as
-    shares of what they are errors of (relative).
+    and its embeddings (`embedding`). `matching`: a layer's output imitates that of the last layer of the pruned span
+    behind it (dynamic), or of the one it is a copy of (static), as its maps do. `errors`: squared errors of these as
+    they are (absolute), or as shares of what they are errors of (relative).
     """
 
     ce: float
@@ -171,6 +171,7 @@ class LoraRecipe:
 class PatchRecipe:
     """`recipes/patch.toml`: teaching a voice to speak in patches (TLDR); `train.lr` is that of the nets."""
 
+    loss: LossRecipe
     lora: LoraRecipe
     batch: BatchRecipe
     train: TrainRecipe

@@ -1,15 +1,21 @@
 """What a voice learns from when it learns patches, and what of it moves."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sottovoce.compress.corpus.batches import IGNORED, Batch
+from sottovoce.compress.history import hear_itself
 from sottovoce.compress.loop import _groups
-from sottovoce.compress.patch import TARGETS, PatchObjective
-from sottovoce.compress.recipe import BatchRecipe, LoraRecipe, PatchRecipe, TrainRecipe
+from sottovoce.compress.losses import skew_kl_sum
+from sottovoce.compress.patch import TARGETS, PatchObjective, Windows
+from sottovoce.compress.recipe import BatchRecipe, LoraRecipe, LossRecipe, PatchRecipe, TrainRecipe
 from sottovoce.compress.training_state import trainable
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.masks import wand_mask
 from sottovoce.models.patch.compressor import Compressor
 from sottovoce.models.patch.config import PatchConfig, StackConfig
 from sottovoce.models.patch.extractor import Extractor
@@ -30,9 +36,12 @@ def batch(*, taught: bool = True) -> Batch:
     return Batch(ids, targets if taught else torch.full_like(ids, IGNORED), prefix, lengths)
 
 
-def objective(rank: int = 4, window: int | None = None, name: str = "qwen2_tied") -> PatchObjective:
-    recipe = PatchRecipe(LoraRecipe(rank, 1.0, 5e-4), BatchRecipe(400, 1), TRAIN)
-    return PatchObjective(tiny_patches(name=name), PROMPT, recipe, window)
+def objective(
+    rank: int = 4, window: int | None = None, name: str = "qwen2_tied", kl: float = 0.0, seen: int | None = None
+) -> PatchObjective:
+    recipe = PatchRecipe(LossRecipe(1.0, kl, 0.1), LoraRecipe(rank, 1.0, 5e-4), BatchRecipe(400, 1), TRAIN)
+    student = tiny_patches(name=name)
+    return PatchObjective(student, PROMPT, recipe, Windows(window, seen), deepcopy(student.backbone))
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -45,6 +54,23 @@ def test_the_loss_is_that_of_every_token_and_of_the_stop(window: int | None) -> 
     losses = objective(window=window)(b, 0)
     torch.testing.assert_close(losses["ce"], ce)
     assert losses["loss"] == losses["ce"] and int((b.targets >= 0).sum()) == 14 + 1 + 7 + 1
+
+
+@pytest.mark.parametrize("seen", [None, 5])
+def test_a_teacher_is_the_voice_as_it_was_hearing_the_same(seen: int | None) -> None:
+    b, learner = batch(), objective(kl=2.0, seen=seen)
+    b = replace(b, drift=torch.where((b.targets >= 0) & (b.targets != 83), torch.rand(b.targets.shape), -1.0))
+    heard = hear_itself(b, lambda ids: learner._hidden(ids, b), learner.student.backbone, PROMPT)
+    assert not torch.equal(heard.ids, b.ids)
+    learned, plain = b.targets >= 0, tiny_patches()
+    mask = None if seen is None else wand_mask(b.ids.shape[1], b.prefix, seen)
+    wanted = plain.logits(plain.backbone(heard.ids, mask=mask))[learned]
+    said = plain.logits(plain(heard.ids, b.prefix, b.lengths))[learned]
+    losses = learner(b, 0)
+    torch.testing.assert_close(losses["kl"], skew_kl_sum(said, wanted, 0.1))
+    torch.testing.assert_close(losses["loss"], losses["ce"] + 2 * losses["kl"])
+    losses["loss"].backward()
+    assert all(p.grad is None for p in learner.teacher.parameters())
 
 
 @pytest.mark.parametrize(("name", "matrices"), [("qwen2_tied", MATRICES), ("gpt2_own_head", MATRICES - 2)])
