@@ -8,6 +8,8 @@ MODULES = (
     "reference_voice",
     "steady_memory",
     "quantized",
+    "kernels",
+    "sampling",
     "kv_table",
     "window_latency",
     "pruned_parameters",

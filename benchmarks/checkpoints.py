@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: time and memory do not depend on their values."""
+"""Checkpoints with random weights, and bundles of them: time and memory do not depend on their values."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 
+from sottovoce.export.bundle_writer import file_entries
+from sottovoce.export.decoder import DecoderParts
 from sottovoce.models.checkpoint import save_weights
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
+from sottovoce.runtime.manifest import MANIFEST, SCHEMA, Manifest
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> int:
@@ -19,3 +22,12 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> int:
     decoder = Decoder(DecoderConfig.from_hf(config))
     save_weights(decoder, folder)
     return sum(parameter.numel() for parameter in decoder.parameters())
+
+
+def write_manifest(folder: Path, parts: DecoderParts) -> None:
+    """Make a bundle of a decoder alone in `folder`, unverified: random weights have nothing to say."""
+    manifest = Manifest(
+        SCHEMA, file_entries(folder), "", {}, parts.flavour, parts.min_onnxruntime, parts.cache, parts.io,
+        parts.weights, parts.head, parts.max_position, None, None, None, None, "failed", patch=parts.patch,
+    )  # fmt: skip
+    (folder / MANIFEST).write_text(manifest.to_json())

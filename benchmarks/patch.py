@@ -23,18 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.checkpoints import write_checkpoint
+from benchmarks.checkpoints import write_checkpoint, write_manifest
 from benchmarks.patch_source import PREFIX, PROMPT, SAMPLING, open_source
 from benchmarks.shape05b import CONFIG, MEGABYTE
-from sottovoce.export.bundle_writer import file_entries
-from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.decoder import DecoderOptions, export_decoder
 from sottovoce.export.head import speech_ranges
 from sottovoce.export.patch_graph import PatchOptions, export_patches
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.patch.config import PatchConfig, StackConfig
 from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.bundle import load_bundle
-from sottovoce.runtime.manifest import MANIFEST, SCHEMA, Manifest
 from sottovoce.runtime.utterance import Utterance
 
 RATIOS = {"int8": 2.3, "int4": 2.6}
@@ -70,22 +68,13 @@ def make_bundles(setting: Setting, weights: str, folder: Path) -> dict[str, Path
         path.mkdir()
     slots, window = len(PREFIX), setting.tokens + 1
     options = DecoderOptions(weights, slots, window, slots + window, speech_ranges(PROMPT))  # type: ignore[arg-type]
-    _write_manifest(made[PLAIN], export_decoder(checkpoint, options, made[PLAIN]))
+    write_manifest(made[PLAIN], export_decoder(checkpoint, options, made[PLAIN]))
     slots -= 75 - -(-75 // size)
     sizes = slots, steps + 1, PROMPT.max_prompt_codes, slots + steps + 1
     decoder = PatchDecoder(checkpoint.load(), setting.patches, PROMPT)
     parts = export_patches(decoder, PROMPT, PatchOptions(weights, *sizes), made[PATCHED])  # type: ignore[arg-type]
-    _write_manifest(made[PATCHED], parts)
+    write_manifest(made[PATCHED], parts)
     return made
-
-
-def _write_manifest(folder: Path, parts: DecoderParts) -> None:
-    """The manifest of a decoder alone."""
-    manifest = Manifest(
-        SCHEMA, file_entries(folder), "", {}, parts.flavour, parts.min_onnxruntime, parts.cache, parts.io,
-        parts.weights, parts.head, parts.max_position, None, None, None, None, "failed", patch=parts.patch,
-    )  # fmt: skip
-    (folder / MANIFEST).write_text(manifest.to_json())
 
 
 @dataclass(frozen=True)

@@ -72,29 +72,33 @@ def draw(logits: Floats, uniform: float, top_k: int = 0, top_p: float = 1.0) -> 
     if 0 < top_k < len(logits):
         kept = descending(logits, top_k)
         return int(kept[draw(logits[kept], uniform, top_p=top_p)])
-    order, probabilities = _likeliest(logits, top_p if top_p < 1 else uniform)
+    top, probabilities, sums = _likeliest(logits, top_p if top_p < 1 else uniform)
     if top_p < 1:
-        count = int(np.searchsorted(np.cumsum(probabilities), np.float32(top_p), side="left")) + 1
+        count = int(np.searchsorted(sums, np.float32(top_p), side="left")) + 1
         probabilities = probabilities[:count] / probabilities[:count].sum()
-    place = int(np.searchsorted(np.cumsum(probabilities), np.float32(uniform), side="right"))
+        sums = np.cumsum(probabilities)
+    place = int(np.searchsorted(sums, np.float32(uniform), side="right"))
     # Rounding can leave the last sum below the uniform, or a hidden logit behind the last visible one.
-    return int(order[min(place, int(np.count_nonzero(probabilities)) - 1)])
+    place = min(place, int(np.count_nonzero(probabilities)) - 1)
+    return int(np.flatnonzero(logits == top[place])[place - int(np.argmax(top == top[place]))])
 
 
-def _likeliest(logits: Floats, share: float) -> tuple[Indices, Floats]:
-    """Indices of the largest `logits`, largest first, with their probabilities: enough to pass `share`, if any are.
+def _likeliest(logits: Floats, share: float) -> tuple[Floats, Floats, Floats]:
+    """The largest `logits`, largest first, their probabilities and the sums of these: enough to pass `share`, if any.
 
-    A speech head has tens of thousands of logits and a few hundred of them nearly all the probability: sorting the rest
-    as well would take a tenth of a decode step.
+    A speech head has tens of thousands of logits and a few hundred of them nearly all the probability. What is sorted
+    are the values, which takes a thirtieth of the time that sorting their indices would.
     """
-    weights = np.exp(logits - logits.max())
-    total = weights.sum()
+    largest = logits.max()
+    total = np.exp(logits - largest).sum()
     count = min(SORTED_FIRST, len(logits))
     while True:
-        order = descending(logits, count)
-        probabilities: Floats = weights[order] / total
-        if count == len(logits) or np.cumsum(probabilities)[-1] > np.float32(share):
-            return order, probabilities
+        cut = len(logits) - count
+        top: Floats = -np.sort(-(np.partition(logits, cut)[cut:] if cut else logits))
+        probabilities: Floats = np.exp(top - largest) / total
+        sums = np.cumsum(probabilities)
+        if not cut or sums[-1] > np.float32(share):
+            return top, probabilities, sums
         count = min(SORTED_MORE * count, len(logits))
 
 

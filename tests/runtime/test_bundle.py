@@ -7,11 +7,12 @@ import pytest
 
 from sottovoce.errors import BundleError, ContractError, OptionError
 from sottovoce.runtime import bundle as module
+from sottovoce.runtime import session as session_module
 from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.contract import token_ids
 from sottovoce.runtime.manifest import HeadSpec, TensorSpec
 from sottovoce.runtime.paths import inside
-from sottovoce.runtime.session import Graph, open_session, thread_count
+from sottovoce.runtime.session import SPIN_US, Graph, open_session, thread_count
 from tests.runtime.fakes import CODEC, PROMPT, SAMPLING, fake_session, manifest, write_files
 
 
@@ -219,6 +220,18 @@ def test_not_a_graph(tmp_path):
     path.write_text("not a graph")
     with pytest.raises(BundleError, match="onnxruntime cannot open it"):
         open_session(path, 1)
+
+
+@pytest.mark.parametrize(("version", "spins"), [("1.30.2", "0"), ("1.31.1", "1"), ("2.0", "1")])
+def test_threads_spin_only_where_the_engine_bounds_it(tmp_path, monkeypatch, version, spins):
+    monkeypatch.setattr(session_module.onnxruntime, "__version__", version)
+    seen = []
+    with pytest.raises(BundleError):
+        open_session(tmp_path / "none.onnx", 2, seen.append)
+    entries = [
+        seen[0].get_session_config_entry(f"session.intra_op.{key}") for key in ("allow_spinning", "spin_duration_us")
+    ]
+    assert entries == [spins, str(SPIN_US)]
 
 
 class Refusing:
