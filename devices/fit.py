@@ -16,14 +16,11 @@ from sottovoce.runtime.manifest import Manifest
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
-RUNTIME: Final = {"interpreter": 27.1e6, "libraries": 41.0e6, "graphs": 10.0e6, "text": 1.2e6}
+RUNTIME: Final = {"interpreter": 27.3e6, "libraries": 41.0e6, "graphs": 2.7e6, "text": 3.4e6}
 """Bytes that do not depend on the bundle's size."""
 
-GRAPHS: Final = 5.0e6
-"""How far what opening the graphs leaves behind may be from it: the allocator keeps more or less of what was freed."""
-
-ARENA: Final = 6.3e6
-"""Bytes of the engine's arenas, decoder and codec, after prefills of 64 tokens."""
+ARENA: Final = 5.0e6
+"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 64 tokens."""
 
 RECLAIMABLE: Final = 0.5
 """Share of mapped files that a system under pressure may do without before it slows down noticeably: a rule."""
@@ -94,11 +91,10 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
     if known := [report.terms for report in reports if report.terms]:
         runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
         reason = "median of the reports given"
-    graphs, libraries = runtime["graphs"], runtime["libraries"]
+    libraries = runtime["libraries"]
     size = Range(RECLAIMABLE * libraries, libraries, libraries)
     return (
-        *(Term(name, _certain(runtime[name]), reason) for name in ("interpreter", "text")),
-        Term("graphs", Range(graphs - GRAPHS, graphs, graphs + GRAPHS), f"{reason}; what loading left behind"),
+        *(Term(name, _certain(runtime[name]), reason) for name in ("interpreter", "text", "graphs")),
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
             "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"
@@ -107,6 +103,15 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
         Term("arena", _certain(ARENA), "activations of prefills of 64 tokens and of the codec"),
     )
+
+
+FILES: Final = ("libraries", "mapped")
+"""Terms that are pages of files, which a system may take back."""
+
+
+def private(fit: Fit) -> float:
+    """Bytes of the expected peak that no file is behind: below that a process is killed where there is no swap."""
+    return sum(term.size.expected for term in fit.terms if term.name not in FILES)
 
 
 def _certain(size: float) -> Range:
@@ -129,7 +134,7 @@ def decoder_bytes(manifest: Manifest) -> int:
 def mapped(manifest: Manifest) -> Range:
     """Resident pages of the weight file itself."""
     size = decoder_bytes(manifest)
-    return Range(0, min(0.4 * size, 6e6), min(size, 12e6))
+    return Range(0, min(0.6 * size, 6e6), min(size, 12e6))
 
 
 def cache(manifest: Manifest) -> Range:

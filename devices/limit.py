@@ -162,4 +162,5 @@ def drop_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
+                os.fsync(file.fileno())  # pages that are not written yet stay
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

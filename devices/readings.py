@@ -70,8 +70,9 @@ class Utterance:
 class Result:
     """Everything a measured process reports; seconds and bytes.
 
-    `cache_touched` is what of the caches was ever written to: the system gives no memory for the rest. `reload` are the
-    stages of loading once more, with the files still in the system's memory.
+    `cache_touched` is what of the caches was ever written to: the system gives no memory for the rest. `held` was read
+    at the end of the last utterance, its caches still there. `reload` are the stages of loading once more, with the
+    files still in the system's memory.
     """
 
     threads: int = 0
@@ -82,6 +83,7 @@ class Result:
     reload: dict[str, float] = field(default_factory=dict)
     graphs: list[Opening] = field(default_factory=list)
     cache_touched: int = 0
+    held: Mappings | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class MemorySplit:
 
 @dataclass(frozen=True)
 class MemoryTerms:
-    """What the process held at the end, bytes; each term is measured by itself.
+    """What the process held at the end of the last utterance, bytes; each term is measured by itself.
 
     `weights_mapped`: pages of the bundle's files; `weights_anonymous`: copied or packed by the engine, by its own
     account; `cache`: pages written to; `arena`: what the engine's arena grew to; `graphs`: what opening them took

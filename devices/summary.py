@@ -32,7 +32,7 @@ def split_memory(result: Result, manifest: Manifest) -> MemorySplit:
 def memory_terms(result: Result, instruments: Instruments | None) -> MemoryTerms | None:
     """What the process held at the end; None where the system or the engine gives no account."""
     stages = {stage.name: stage.mappings for stage in result.stages}
-    imports, load, last = stages.get("imports"), stages.get("load"), stages.get("steady")
+    imports, load, last = stages.get("imports"), stages.get("load"), result.held
     graphs = [opening.anonymous for opening in result.graphs if opening.anonymous is not None]
     if instruments is None or instruments.weights is None or not imports or not load or not last or not graphs:
         return None

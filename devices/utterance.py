@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sottovoce.devices.graphs import Graphs
-from sottovoce.devices.memory import read_memory
+from sottovoce.devices.memory import Mappings, read_mappings, read_memory
 from sottovoce.devices.readings import Utterance
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import Cache
@@ -34,6 +34,8 @@ class Speaker:
         self.bundle, self.graphs, self.text = bundle, graphs, text
         self.temperature = temperature
         self.cache_touched = 0
+        self.held: Mappings | None = None
+        """The process's memory when the last utterance ended, its caches still there."""
         self._decoder = Path(bundle.manifest.decoder).stem
 
     def utter(self, seed: int) -> Utterance:
@@ -52,7 +54,7 @@ class Speaker:
             pass
         stats = speech.stats()
         steps, draws = self._split(stats.sentences)
-        self.cache_touched = max(self.cache_touched, touched(speech.source))
+        self._look(touched(speech.source))
         return Utterance(
             busy=stats.busy_seconds,
             ttfa=stats.ttfa_seconds,
@@ -97,10 +99,15 @@ class Speaker:
             before = time.perf_counter()
             logits = stream.step(tokens[-1])
             seconds.append(time.perf_counter() - before)
-        self.cache_touched = max(self.cache_touched, touched_bytes(stream.cache))
         busy, runs = time.perf_counter() - start, len(self.graphs.runs(self._decoder))
+        self._look(touched_bytes(stream.cache))
         steps = tuple(seconds)
         return Utterance(busy, ttfa, None, 0.0, (ttfa,), steps, (), (), runs, tuple(tokens), _resident())
+
+    def _look(self, cache: int) -> None:
+        """Note what is held, `cache` bytes of caches among it."""
+        self.cache_touched = max(self.cache_touched, cache)
+        self.held = read_mappings(self.graphs.folder)
 
 
 def touched(source: Source) -> int:

@@ -61,7 +61,7 @@ def measure(job: Job) -> Result:
         result.utterances.append(speaker.utter(0))
     with stage("steady"):
         result.utterances += [speaker.utter(seed) for seed in range(1, job.runs + 1)]
-    result.cache_touched = speaker.cache_touched
+    result.cache_touched, result.held = speaker.cache_touched, speaker.held
     print(json.dumps({"stage": "load again"}), flush=True)
     del bundle, speaker, graphs
     result.reload = dict(load_bundle(job.bundle, result.threads).load_seconds)

@@ -5,7 +5,10 @@ slot   0 ............ P-1 | P ................. P+W-2 | P+W-1
        kept for good        generated tokens            the current token here
 """
 
-from typing import Final
+import math
+import mmap
+import sys
+from typing import Any, Final
 
 import numpy as np
 
@@ -39,9 +42,9 @@ class Cache:
 
     @staticmethod
     def _zeros(group: CacheGroup, slots: int) -> Array:
-        """Keys and values of so many slots."""
+        """Keys and values of so many slots; see `fresh_zeros`."""
         shape = (2 * group.layers, 1, group.kv_heads, slots, group.head_dim)
-        return np.zeros(shape, DTYPES[group.dtype])
+        return fresh_zeros(shape, np.dtype(DTYPES[group.dtype]))
 
     def init_state(self) -> None:
         """Forget everything: no slot but the scratch slot can be seen."""
@@ -74,3 +77,14 @@ class Cache:
             self.buffers[:, :, :, slot] = self.written[:, :, :, -1]
             self.bias[..., slot] = 0
         self.generated += 1
+
+
+def fresh_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros in pages of their own, which take no memory before they are written to, and none once the array is gone.
+
+    `np.zeros` does so at first only: a second utterance gets memory that was used before, cleared and therefore held.
+    """
+    count = math.prod(shape)
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    pages = mmap.mmap(-1, max(1, count * dtype.itemsize), **private)  # shared ones would be held once they are read
+    return np.frombuffer(pages, dtype, count).reshape(shape)

@@ -1,0 +1,59 @@
+"""What the runtime holds of the system's memory: caches no more than was written, and nothing that loading freed."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sottovoce.devices.memory import read_mappings
+from sottovoce.runtime.cache import fresh_zeros
+from sottovoce.runtime.session import give_back
+
+MEGABYTE = 1 << 20
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def held() -> int:
+    """Bytes of this process that no file is behind, and those shared with none."""
+    found = read_mappings(Path("/nowhere"))
+    assert found
+    return found.anonymous + found.files
+
+
+@linux
+def test_a_cache_holds_what_was_written_to_however_many_there_were() -> None:
+    shape = (24, 1, 2, 1024, 128)
+    for _ in range(4):  # a general allocator begins to reuse memory of this size at the third
+        buffers = fresh_zeros(shape, np.dtype(np.float32))
+        buffers += 1
+        del buffers
+    before = held()
+    buffers = fresh_zeros(shape, np.dtype(np.float32))
+    assert buffers.nbytes == 24 * MEGABYTE
+    assert not buffers.any()
+    assert held() - before < 4 * MEGABYTE
+    buffers[:12] = 1
+    assert 11 * MEGABYTE < held() - before < 16 * MEGABYTE
+    del buffers
+    assert held() - before < 4 * MEGABYTE
+
+
+@linux
+def test_freed_memory_goes_back() -> None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):
+        pytest.skip("this C library has no malloc_trim")
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    blocks = [libc.malloc(1 << 16) for _ in range(640)]
+    for block in blocks:
+        ctypes.memset(block, 1, 1 << 16)
+    for block in blocks[:-1]:  # the last keeps the allocator from shrinking its heap
+        libc.free(block)
+    before = held()
+    give_back()
+    assert before - held() > 30 * MEGABYTE
+    libc.free(blocks[-1])
