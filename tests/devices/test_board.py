@@ -46,3 +46,19 @@ def test_an_old_engine_refuses_with_the_reason(tiny_bundle: Path, monkeypatch, c
         assert main(["profile", str(tiny_bundle), "--on", server.url, "--text", "hello", "--runs", "1"]) == 2
         assert list((server.root / "runs").iterdir()) == []
     assert "this bundle needs onnxruntime 1.22, found 1.21" in capsys.readouterr().err
+
+
+def test_a_portable_bundle_speaks_there(tiny_voice: Path, tmp_path: Path, monkeypatch) -> None:
+    """The same board and engine, and standard operators: it says what the engine here says."""
+    options = ["--flavour", "portable", "--weights", "fp32", "--window", "16", "--threads", "1"]
+    assert main(["export", str(tiny_voice), "-o", str(tmp_path / "bundle"), *options]) == 0
+    here = profile_bundle(tmp_path / "bundle", "hello there", runs=1, threads=1, temperature=0)
+    path = tmp_path / "report.json"
+    with board.emulated("a7") as server:
+        monkeypatch.setenv("SOTTOVOCE_SSH", server.ssh)
+        words = ["--text", "hello there", "--runs", "1", "--threads", "1", "--temperature", "0", "-o", str(path)]
+        assert main(["profile", str(tmp_path / "bundle"), "--on", server.url, *words]) == 0
+    report = read_profile(path)
+    assert report.machine.versions["onnxruntime"].startswith("1.21")
+    assert report.utterances[0].codes
+    assert report.utterances[0].codes == here.utterances[0].codes

@@ -1,4 +1,4 @@
-"""Emulated boards: an ARM64 system under qemu-user behind a real sshd, and a real adbd in a network namespace.
+"""Emulated boards: an ARM64 system under qemu-user behind a real sshd or adbd, the latter in a network namespace.
 
 They need root, packages and a folder for what is fetched once: `SOTTOVOCE_BOARDS=FOLDER`. What is missing is named.
 """
@@ -73,42 +73,90 @@ def binfmt(architecture: str) -> Iterator[None]:
 
 
 @contextmanager
-def emulated(core: str) -> Iterator[Server]:
-    """An emulated board with a processor of class `core`, reached by ssh."""
-    architecture, processor = CORES[core]
+def mounted(core: str) -> Iterator[tuple[Path, Path, tuple[str, ...]]]:
+    """The board with a processor of class `core`: its folder, where it is mounted, words before what runs beside it."""
     root = built(core, str(HERE / "board.sh"), "{}", core)
     place = Path(tempfile.mkdtemp(dir="/mnt", prefix="sottovoce."))
     place.chmod(0o755)
-    wrapper = ("unshare", "-m", "sh", str(HERE / "enter.sh"), str(root), str(place))
-    extra = f"ChrootDirectory {place}"
-    environment = f"QEMU_CPU={processor} XDG_CACHE_HOME=/root/cache HOME=/root"
-    keys = Path(tempfile.mkdtemp(prefix="sottovoce."))
     try:
-        with binfmt(architecture), serving(keys, extra, wrapper, environment) as server:
+        with binfmt(CORES[core][0]):
+            yield root, place, ("unshare", "-m", "sh", str(HERE / "enter.sh"), str(root), str(place))
+    finally:
+        place.rmdir()
+
+
+def environment(core: str) -> dict[str, str]:
+    """What programs on the board with a processor of class `core` find set."""
+    return {"QEMU_CPU": CORES[core][1], "XDG_CACHE_HOME": "/root/cache", "HOME": "/root"}
+
+
+@contextmanager
+def emulated(core: str) -> Iterator[Server]:
+    """An emulated board with a processor of class `core`, reached by ssh."""
+    keys = Path(tempfile.mkdtemp(prefix="sottovoce."))
+    words = " ".join(f"{name}={value}" for name, value in environment(core).items())
+    try:
+        with (
+            mounted(core) as (root, place, wrapper),
+            serving(keys, f"ChrootDirectory {place}", wrapper, words) as server,
+        ):
             server.root = root / "root" / "cache" / "sottovoce"
             yield server
     finally:
         shutil.rmtree(keys)
-        place.rmdir()
 
 
 @contextmanager
 def adbd() -> Iterator[tuple[str, ...]]:
     """A real adbd and an adb server in a network namespace of their own; words before a command that is to see them."""
-    packages = ("adbd",)
-    root = built("adbd", str(HERE / "debian.sh"), "{}", "amd64", "trixie", *packages)
-    library = root / "usr/lib/x86_64-linux-gnu"
-    daemon = root / "usr/lib/android-sdk/platform-tools/adbd"
-    loader = [str(library / "ld-linux-x86-64.so.2"), "--library-path", f"{library}:{library / 'android'}", str(daemon)]
-    command = ["unshare", "-n", "sh", "-c", 'ip link set lo up && ADBD_PORT=6555 exec "$@"', "sh", *loader]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with listening(
+        (), daemon(built("adbd", str(HERE / "debian.sh"), "{}", "amd64", "trixie", "adbd"), "x86_64")
+    ) as way:
+        yield way
+
+
+@contextmanager
+def emulated_adbd(core: str) -> Iterator[tuple[tuple[str, ...], Path]]:
+    """An emulated board reached by adb, its adbd emulated too; see `adbd`. The path is where files sent to it are."""
+    programs = built("adbd-arm64", str(HERE / "debian.sh"), "{}", "arm64", "trixie", "adbd")
+    with mounted(core) as (root, place, wrapper):
+        (root / "opt" / "adbd").mkdir(parents=True, exist_ok=True)
+        enter = ("sh", "-c", 'mount --bind "$0" "$1/opt/adbd" && exec chroot "$@"', str(programs), str(place))
+        with listening((*wrapper, *enter), daemon(Path("/opt/adbd"), "aarch64"), environment(core)) as way:
+            yield way, root / "root" / "cache" / "sottovoce"
+
+
+def daemon(root: Path, architecture: str) -> tuple[str, ...]:
+    """The command that starts the adbd unpacked below `root`, with its own loader and libraries."""
+    library = root / f"usr/lib/{architecture}-linux-gnu"
+    loader = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}[architecture]
+    program = root / "usr/lib/android-sdk/platform-tools/adbd"
+    return (str(library / loader), "--library-path", f"{library}:{library / 'android'}", str(program))
+
+
+@contextmanager
+def listening(
+    wrapper: tuple[str, ...], command: tuple[str, ...], variables: dict[str, str] | None = None
+) -> Iterator[tuple[str, ...]]:
+    """The adbd that `command` starts in a network namespace, `wrapper` before it; see `adbd`."""
+    alone = ("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *wrapper)
+    process = subprocess.Popen(
+        [*alone, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], "ADBD_PORT": "6555", **(variables or {})},
+    )
     inside = ("nsenter", f"--net=/proc/{process.pid}/ns/net", "env", "ANDROID_ADB_SERVER_PORT=5038")
     try:
+        while Path(f"/proc/{process.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+            time.sleep(0.02)  # not in its namespace yet
         for _ in range(100):
             done = subprocess.run([*inside, "adb", "connect", "127.0.0.1:6555"], capture_output=True, text=True)
             if "connected to" in done.stdout:
                 break
             time.sleep(0.2)
+        else:
+            raise AssertionError("adbd does not answer")
         yield inside
     finally:
         subprocess.run([*inside, "adb", "kill-server"], capture_output=True)
