@@ -15,12 +15,17 @@ from sottovoce.__main__ import main
 from sottovoce.devices import json_schema
 from sottovoce.devices.page import render
 from sottovoce.devices.profile import profile_bundle
-from sottovoce.devices.report import Profile
+from sottovoce.devices.report import Profile, read_profile
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 PROBE = """<script>addEventListener("load", () => {
   const body = getComputedStyle(document.body), charts = [...document.querySelectorAll("svg")].map(s => s.clientWidth);
-  const found = {wide: document.documentElement.scrollWidth, ink: body.color, ground: body.backgroundColor, charts};
+  const text = document.createRange();
+  const lines = cell => (text.selectNodeContents(cell), text.getClientRects());
+  const words = [...document.querySelectorAll("td")].filter(cell => !/\\s/.test(cell.textContent.trim()));
+  const broken = words.filter(cell => lines(cell).length > 1).map(cell => cell.textContent);
+  const found = {broken, wide: document.documentElement.scrollWidth, ink: body.color, ground: body.backgroundColor};
+  found.charts = charts;
   document.title = JSON.stringify(found);
 })</script>"""
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -113,7 +118,12 @@ def any_of(value, forms, definitions) -> None:
     ("name", "width", "dark"), [("desktop", 1280, False), ("phone", 390, False), ("dark", 1280, True)]
 )
 def test_it_is_seen_in_a_browser(report: Profile, tmp_path: Path, name: str, width: int, dark: bool) -> None:
-    """Rendered whole: nothing is wider than the window, text is legible, charts are there."""
+    """Rendered whole: nothing is wider than the window, text is legible, charts are there.
+
+    SOTTOVOCE_REPORT shows another report, SOTTOVOCE_SCREENSHOTS keeps the pictures: devices/screenshots are made so.
+    """
+    if "SOTTOVOCE_REPORT" in os.environ:
+        report = read_profile(Path(os.environ["SOTTOVOCE_REPORT"]))
     page = render([report])
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
     assert BROWSER
@@ -122,6 +132,7 @@ def test_it_is_seen_in_a_browser(report: Profile, tmp_path: Path, name: str, wid
         "--disable-gpu",
         f"--user-data-dir={tmp_path / 'profile'}",
         f"--window-size={width},2400",
+        "--hide-scrollbars",
     ]
     options += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
     url = f"file://{tmp_path / 'page.html'}"
@@ -130,6 +141,7 @@ def test_it_is_seen_in_a_browser(report: Profile, tmp_path: Path, name: str, wid
     assert title
     found = json.loads(title[1].replace("&quot;", '"'))
     assert found["wide"] <= width
+    assert found["broken"] == []
     assert len(found["charts"]) == 2
     assert min(found["charts"]) > 0.5 * min(width, 700)
     assert (brightness(found["ink"]) > brightness(found["ground"])) is dark
