@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sottovoce.devices.figures import figures, machine_line, side_by_side
+from sottovoce.devices.figures import figures, machine_line, side_by_side, slower_lines
 from sottovoce.devices.limit import parse_size
 from sottovoce.devices.page import render
 from sottovoce.devices.profile import TEXT, Where, profile_bundle
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     print(side_by_side([figures(profile) for profile in profiles]))
     for profile in profiles:
         print(machine_line(profile))
+    for line in slower_lines(profiles):
+        print(line)
     if args.html is not None:
         _write(args.html, render(profiles))
     return 0

@@ -39,6 +39,22 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
     ]
 
 
+def slower_lines(profiles: Sequence[Profile]) -> list[str]:
+    """A line for each report of other weights than fp32 whose steps take longer than fp32's among them.
+
+    Only reports of one text from one machine, with as many threads, are held against each other.
+    """
+    lines = []
+    for one in profiles:
+        for other in profiles:
+            ours, theirs = one.timing.step_p50, other.timing.step_p50
+            alike = (one.machine, one.threads, one.text) == (other.machine, other.threads, other.text)
+            if one.weights != "fp32" and other.weights == "fp32" and alike and ours and theirs and ours > theirs:
+                times = f"{milliseconds(ours)} a step, {other.bundle} {milliseconds(theirs)}"
+                lines.append(f"{one.bundle}: {one.weights} is slower than fp32 on this machine ({times})")
+    return lines
+
+
 def faults(profile: Profile) -> int:
     """Pages that had to come from storage once the bundle was loaded: what makes a memory that is too small slow."""
     counts = {stage.name: stage.page_faults for stage in profile.stages}

@@ -154,3 +154,18 @@ def test_a_report_survives_its_file(report, tmp_path: Path) -> None:
     (tmp_path / "again.json").write_text(json.dumps(json.loads(report.to_json()) | {"colour": "red"}))
     with pytest.raises(BundleError, match="colour"):
         read_profile(tmp_path / "again.json")
+
+
+@pytest.mark.parametrize(
+    ("ours", "changes", "said"),
+    [(0.011, {}, True), (0.009, {}, False), (0.011, {"threads": 7}, False), (0.011, {"weights": "fp32"}, False)],
+)
+def test_weights_that_are_slower_than_float32_are_marked(report, tmp_path: Path, capsys, ours, changes, said) -> None:
+    timing = report.timing
+    plain = replace(report, bundle="plain", weights="fp32", timing=replace(timing, step_p50=0.010))
+    small = replace(report, bundle="small", weights="int8", timing=replace(timing, step_p50=ours))
+    (tmp_path / "a.json").write_text(plain.to_json())
+    (tmp_path / "b.json").write_text(replace(small, **changes).to_json())
+    assert main(["profile", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    line = "small: int8 is slower than fp32 on this machine (11.0 ms a step, plain 10.0 ms)"
+    assert (line in capsys.readouterr().out.splitlines()) == said

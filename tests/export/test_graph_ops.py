@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from sottovoce.export.decoder import GRAPH, DecoderOptions, export_decoder
+from sottovoce.runtime.manifest import Flavour
 from tests.models.shapes import tiny_decoder
 
 LLAMA = {"GroupQueryAttention": 1, "SkipSimplifiedLayerNormalization": 2, "QuickGelu": 1, "Mul": 1}
@@ -43,3 +44,14 @@ def test_outside_the_layers_no_cache_is_touched(tmp_path: Path) -> None:
     readers = {node.op_type for node in graph.node if caches & set(node.input)}
     assert readers == {"GroupQueryAttention"}
     assert not {"Transpose", "Cast"} & set(ops(tmp_path))
+
+
+@pytest.mark.parametrize("flavour", ["ort", "portable"])
+def test_rotary_rows_end_with_the_longest_utterance(tmp_path: Path, flavour: Flavour) -> None:
+    decoder = tiny_decoder("llama3_rope")
+    assert decoder.config.max_position > 37
+    export_decoder(decoder, DecoderOptions("int8", 6, 4, max_position=37, flavour=flavour), tmp_path)
+    for path in tmp_path.glob("*.onnx"):
+        tables = [t for t in onnx.load(path, load_external_data=False).graph.initializer if t.name.startswith("rotary")]
+        assert len(tables) == 2
+        assert {t.dims[0] for t in tables} == {37}
