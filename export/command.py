@@ -31,11 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("voice", type=Path, help="voice folder (config.json, model.safetensors, codec/ …)")
     add("-o", "--output", type=Path, help="bundle folder to make")
-    target = "what will run it (default: %(default)s); coreml needs pip install 'sottovoce[coreml]'"
-    add("--target", choices=("onnx", "coreml"), default="onnx", help=target)
-    weights = (
-        "format of the weights (default: int8); fp16 is a smaller file, for onnx no faster; palette4 is for coreml"
-    )
+    target = "what will run it (default: %(default)s); coreml and coreai (beta) are extras: 'sottovoce[coreml]'"
+    add("--target", choices=("onnx", "coreml", "coreai"), default="onnx", help=target)
+    weights = "format of the weights (default: int8, coreai's fp16); fp16 is no faster for onnx; palette4 is for coreml"
     add("--weights", choices=(*FORMATS, "palette4"), help=weights)
     block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
@@ -71,11 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export (or only plan) and return the exit status: 1 where a kept bundle failed its gates."""
-    if args.target == "coreml":
+    if args.target != "onnx":
         from sottovoce.export.coreml import command  # coremltools takes seconds to import, and is an extra
 
         if args.flavour != "ort":
-            raise OptionError(f"--flavour {args.flavour} goes with --target onnx: a Core ML package is no graph of it")
+            raise OptionError(f"--flavour {args.flavour} goes with --target onnx: Apple's runtimes read no ONNX")
         set_threads(args.threads)
         return command.export(args)
     if args.stateful:

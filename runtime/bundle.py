@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from sottovoce.errors import BundleError
 from sottovoce.runtime import apple
 from sottovoce.runtime.contract import check_codec, check_decoder, check_supported, check_voice, token_ids
+from sottovoce.runtime.coreai import AIEngine
 from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
 from sottovoce.runtime.paths import inside
@@ -73,13 +74,14 @@ def load_bundle(
     Raises BundleError for a missing, truncated or altered file or a newer schema, ContractError for a graph that
     contradicts the manifest, OptionError for a bad thread count. Without `verify_hashes` only names and sizes are
     checked; `open_graph` opens each graph, for callers that measure; `open_engine` Core ML packages (None: Apple's own
-    does, on macOS).
+    does, on macOS) and Core AI assets (None: coreai-core).
     """
     root = Path(folder)
     count = thread_count(threads)
-    opened, engine = open_graph or open_session, open_engine or apple.opener()
     seconds: dict[str, float] = {}
     manifest = read_manifest(root)
+    by_default = AIEngine if manifest.flavour == "coreai" else apple.opener()
+    opened, engine = open_graph or open_session, open_engine or by_default
     check_onnxruntime(manifest.min_onnxruntime)
     check_supported(manifest)
     with _timed(seconds, "hashes"):
@@ -173,8 +175,9 @@ def _needed(manifest: Manifest) -> Iterator[str]:
 
 
 def _file_of(name: str) -> str:
-    """The file that makes `name` what it is: a Core ML package is a folder."""
-    return f"{name}/Manifest.json" if name.endswith(".mlpackage") else name
+    """The file that makes `name` what it is: Core ML packages and Core AI assets are folders."""
+    main = {".mlpackage": "Manifest.json", ".aimodel": "main.mlirb"}.get(PurePosixPath(name).suffix)
+    return f"{name}/{main}" if main else name
 
 
 def _present(folder: Path) -> Iterator[str]:

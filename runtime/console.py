@@ -22,6 +22,8 @@ EXTRAS: Final = {
     "safetensors": "export",
     "rich": "export",
     "coremltools": "coreml",
+    "coreai": "coreai",
+    "coreai_torch": "coreai",
     "pocketsphinx": "evaluate",
     "jiwer": "evaluate",
     "accelerate": "compress",

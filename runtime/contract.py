@@ -40,7 +40,7 @@ MAX_VOCABULARY = 1 << 24
 MAX_COUNT = 1 << 24
 """More slots, layers, positions, samples or tokens than any voice counts; a manifest that asks for more is damaged."""
 
-WRITES = {"ort": "scratch", "portable": "scratch", "coreml": "inplace"}
+WRITES = {"ort": "scratch", "portable": "scratch", "coreml": "inplace", "coreai": "inplace"}
 """Flavours that this runtime drives, and how each writes its caches."""
 
 ONNX_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tensor(int8)"}
@@ -76,10 +76,11 @@ def check_supported(manifest: Manifest) -> None:
         kind = f"flavour {manifest.flavour!r} with cache writes {manifest.cache.write!r}"
         wanted = ", ".join(f"{flavour!r} with {write!r}" for flavour, write in WRITES.items())
         raise BundleError(f"this runtime drives flavour {wanted}, not {kind}: export it again")
-    if (manifest.coreml is None) is (manifest.flavour == "coreml"):
+    apple = WRITES[manifest.flavour] == "inplace"
+    if (manifest.coreml is None) is apple:
         raise ContractError(f"manifest: flavour {manifest.flavour} contradicts coreml")
     portable = manifest.flavour == "portable"
-    aliased = manifest.cache.aliased if manifest.flavour == "coreml" else not portable
+    aliased = manifest.cache.aliased if apple else not portable
     if (manifest.prefill is not None) is not portable or manifest.cache.aliased is not aliased:
         raise ContractError(f"manifest: flavour {manifest.flavour} contradicts cache.aliased or prefill")
     if manifest.patch is None and [(group.unit, group.held) for group in groups] != [("token", "runtime")]:

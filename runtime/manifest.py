@@ -22,7 +22,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 """Name of the manifest inside a bundle folder."""
 
-Flavour = Literal["ort", "portable", "coreml"]
+Flavour = Literal["ort", "portable", "coreml", "coreai"]
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "palette4"]
 CacheFormat = Literal["fp32", "fp16", "int8"]
 
@@ -260,7 +260,7 @@ class CodecSpec:
 
 @dataclass(frozen=True)
 class CoremlSpec:
-    """How a host drives Core ML packages (flavour `coreml`); `Manifest.io` is that of the function `decode`.
+    """How a host drives what Apple runs (flavours `coreml`, `coreai`); `Manifest.io` is that of the function `decode`.
 
     The function `prefill`, of inputs and outputs `prefill`, reads `prefill_tokens` prefix tokens a run; the last one
     goes through `decode`. Caches [1, H, D, P + W] are states of both where `stateful`. Tables of the host, .npy

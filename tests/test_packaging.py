@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = PROJECT["tool"]["setuptools"]
 ROOMS = ("models", "compress", "export", "runtime", "devices")
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "optimum", "transformers", "coremltools", "safetensors", "scipy"}
-OPTIONAL = {"soxr", "tokenizers", "rich"}
+OPTIONAL = {"soxr", "tokenizers", "rich", "coreai"}
 
 
 def run_side_modules():

@@ -1,4 +1,4 @@
-"""Voice → Core ML bundle: packages, tables, text, prompts, manifest and proof, whole or not at all."""
+"""Voice → Core ML or Core AI bundle: packages, tables, text, prompts, manifest and proof, whole or not at all."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from sottovoce.export.bundle_writer import TOOLS, check_target, file_entries, st
 from sottovoce.export.coreml import codec as core_codec
 from sottovoce.export.coreml.bundle_verify import CoreParity, verify_coreml
 from sottovoce.export.coreml.convert import BLOCK
-from sottovoce.export.coreml.decoder import EMBEDDING, PACKAGE, POSITIONS, write_decoder
+from sottovoce.export.coreml.decoder import EMBEDDING, POSITIONS, write_decoder
 from sottovoce.export.coreml.layout import DECODE, PREFILL
 from sottovoce.export.coreml.plan import ENCODER, CorePlan, CoreRequest, plan_coreml
 from sottovoce.export.head import ids_of
@@ -40,8 +40,7 @@ def export_coreml(
     keep_failed: bool = False,
     progress: CoreProgress | None = None,
 ) -> Manifest:
-    """Export the voice in `folder` to the bundle `target` and verify it by interpretation; returns the manifest
-    written.
+    """Export the voice in `folder` to the bundle `target` and verify it; returns the manifest written.
 
     Raises ParityError where a gate fails (no bundle is left then, unless `keep_failed`), OptionError, VoiceError or
     OutputError where it cannot be made.
@@ -53,7 +52,7 @@ def export_coreml(
     plan = plan_coreml(voice, request)
     with staged_folder(target, force) as stage:
         manifest = _write(voice, plan, request, stage, progress)
-        progress.stage("interpreting, beside torch")
+        progress.stage(f"verifying, {request.kind.how}, beside torch")
         parity = verify_coreml(stage, voice)
         progress.verified(parity)
         if not parity.passed and not keep_failed:
@@ -66,14 +65,16 @@ def _write(voice: Voice, plan: CorePlan, request: CoreRequest, stage: Path, prog
     """Everything but the proof; the manifest calls the bundle failed until verification says otherwise."""
     progress.stage("converting the decoder")
     decoder = voice.checkpoint.load()
-    write_decoder(decoder, plan.layout, ids_of(plan.ranges), plan.options.max_position, request.weights, stage)
+    write_decoder(
+        decoder, plan.layout, ids_of(plan.ranges), plan.options.max_position, request.weights, stage, request.kind
+    )
     codec = None
     if not request.decoder_only:
         progress.stage("converting the codec; writing text and prompts")
         torch_codec = Codec.load(voice.codec_folder)
-        core_codec.write_codec(torch_codec, stage)
+        core_codec.write_codec(torch_codec, stage, request.kind)
         states = core_codec.state_specs(torch_codec)
-        codec = replace(codec_spec(torch_codec), decoder=core_codec.PACKAGE, encoder=ENCODER, states=states)
+        codec = replace(codec_spec(torch_codec), decoder=request.kind.codec, encoder=ENCODER, states=states)
     for name, graph in plan.codec.items():
         onnx.save(graph, stage / name)
     for name, path in plan.copies.items():
@@ -90,8 +91,8 @@ def _manifest(voice: Voice, plan: CorePlan, request: CoreRequest, codec: CodecSp
         schema=SCHEMA,
         files={},
         source=voice.checkpoint.sha256(),
-        tools=tool_versions((*TOOLS, "coremltools")),
-        flavour="coreml",
+        tools=tool_versions((*TOOLS, request.kind.tool)),
+        flavour=request.kind.flavour,
         min_onnxruntime="1.22",
         cache=plan.cache,
         io=layout.io(DECODE),
@@ -106,7 +107,7 @@ def _manifest(voice: Voice, plan: CorePlan, request: CoreRequest, codec: CodecSp
         parity="failed",
         warnings=plan.warnings,
         history=spec.history if spec else [],
-        decoder=PACKAGE,
+        decoder=request.kind.decoder,
         coreml=CoremlSpec(
             prefill=layout.io(PREFILL),
             prefill_tokens=layout.prefill,

@@ -1,4 +1,4 @@
-"""A Core ML bundle against the voice it came from; the report says whether that was interpreted or run by Apple."""
+"""A Core ML or Core AI bundle against the voice it came from; the report says what ran it: we, or Apple."""
 
 import platform
 from collections.abc import Iterator
@@ -12,13 +12,11 @@ import torch
 from sottovoce.errors import BundleError, VoiceError
 from sottovoce.export.bundle_writer import TOOLS, tool_versions
 from sottovoce.export.coreml.codec_verify import CoreCodecReport, check_codec
-from sottovoce.export.coreml.convert import WEIGHTS
-from sottovoce.export.coreml.decoder import PACKAGE
 from sottovoce.export.coreml.drive import CoreDriver, Engine
 from sottovoce.export.coreml.interpreted import Interpreted
-from sottovoce.export.coreml.layout import Layout
+from sottovoce.export.coreml.kinds import COREML, KINDS, Driven, Kind
+from sottovoce.export.coreml.layout import DECODE, PREFILL, Layout
 from sottovoce.export.coreml.verify import CoreReport, check_decoder, report
-from sottovoce.export.coreml.written import load_written
 from sottovoce.export.head import ids_of
 from sottovoce.export.heard import SENTENCES
 from sottovoce.export.mil.lint import lint
@@ -40,10 +38,11 @@ MIN_CODES = 100
 
 @dataclass(frozen=True)
 class CoreParity:
-    """`parity.json` of a Core ML bundle. `engine`: `interpreted`, or `on Apple hardware` and the compute units.
+    """`parity.json` of such a bundle. `engine`: `interpreted`, `run by Core AI`, or `on Apple hardware` and the units.
 
-    `decoder` holds a report per engine, the interpreter's first; `placement` maps a compute unit to devices and the
-    ops that Core ML would place on each (empty where it was not asked); `lint` holds the findings on both packages.
+    `decoder` holds a report per engine, the one that runs anywhere first; `placement` maps a compute unit to devices
+    and the ops that Core ML would place on each (empty where it was not asked); `lint` holds the findings on both
+    packages (Core ML alone).
     """
 
     schema: int
@@ -71,7 +70,7 @@ def read_core_parity(path: Path) -> CoreParity:
 
 
 def verify_coreml(folder: Path, voice: Voice) -> CoreParity:
-    """Interpret the packages in `folder` and, on macOS, run them; compare with the torch voice.
+    """Run what lies in `folder` here and, packages on macOS, by Apple; compare with the torch voice.
 
     Raises VoiceError where `voice` is not the checkpoint that the bundle was made from.
     """
@@ -82,10 +81,11 @@ def verify_coreml(folder: Path, voice: Voice) -> CoreParity:
     ids = ids_of(manifest.head.ids)
     with torch.no_grad():
         head = decoder.head[torch.tensor(ids)].clone()
-    written = load_written(load_package(folder / PACKAGE), decoder, head)
+    kind = _kind(manifest)
+    written = kind.written(folder / kind.decoder, decoder, head)
     layout, group = layout_of(manifest, voice), manifest.cache.groups[0]
     cases, names, reports = _cases(folder, manifest, voice), [], []
-    for name, engine in engines(folder / PACKAGE, layout.stateful):
+    for name, engine in engines(kind, folder / kind.decoder, layout.stateful):
         driver = CoreDriver(folder, layout, group.prefix, group.window, engine)
         outcomes = check_decoder(driver, decoder, head, written, cases, ids)
         names.append(name)
@@ -95,18 +95,28 @@ def verify_coreml(folder: Path, voice: Voice) -> CoreParity:
         passed=True,
         engine=tuple(names),
         weights=manifest.weights.layers,
-        placement=placements(folder / PACKAGE),
+        placement=placements(folder / kind.decoder) if kind is COREML else {},
         decoder=tuple(reports),
         codec=_codec(folder, manifest, voice),
         lint=tuple(_lint(folder, manifest)),
-        tools=tool_versions((*TOOLS, "coremltools")),
+        tools=tool_versions((*TOOLS, kind.tool)),
     )
     return replace(found, passed=not found.failures)
 
 
-def engines(package: Path, stateful: bool) -> Iterator[tuple[str, Engine]]:
-    """The interpreter and, on macOS, Core ML on each kind of compute unit."""
-    yield "interpreted", Interpreted(package)
+def _kind(manifest: Manifest) -> Kind:
+    """Which of Apple's runtimes reads the bundle; BundleError for another flavour."""
+    if (kind := KINDS.get(manifest.flavour)) is None:
+        raise BundleError(f"this bundle is of flavour {manifest.flavour}, not {' or '.join(KINDS)}")
+    return kind
+
+
+def engines(kind: Kind, package: Path, stateful: bool) -> Iterator[tuple[str, Engine]]:
+    """What runs it here; for a Core ML package on macOS also Core ML on each kind of compute unit."""
+    if kind is not COREML:
+        yield kind.how, Driven(kind, package, (DECODE, PREFILL))
+        return
+    yield kind.how, Interpreted(package)
     if platform.system() == "Darwin":
         from sottovoce.export.coreml.apple import UNITS, OnApple
 
@@ -127,7 +137,7 @@ def layout_of(manifest: Manifest, voice: Voice) -> Layout:
     """Sizes of a bundle's decoder; BundleError for one of another flavour."""
     spec = manifest.coreml
     if spec is None:
-        raise BundleError(f"this bundle is of flavour {manifest.flavour}, not coreml")
+        raise BundleError(f"this bundle is of flavour {manifest.flavour}: its manifest lacks coreml")
     logits = sum(end - start for start, end in manifest.head.ids)
     return Layout(voice.checkpoint.config, manifest.cache.groups[0].slots, logits, spec.prefill_tokens, spec.stateful)
 
@@ -156,8 +166,8 @@ def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
 def _steps(manifest: Manifest) -> int:
     """Steps of the longest case: WRAPS rounds and a bit, where positions and WORK allow it."""
     group = manifest.cache.groups[0]
-    entry = manifest.files[f"{manifest.decoder}/Data/{WEIGHTS}/weight.bin"]
-    affordable = max(GREEDY_STEPS, int(WORK / entry.size))
+    size = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{manifest.decoder}/"))
+    affordable = max(GREEDY_STEPS, int(WORK / size))
     return min(WRAPS * group.window + 2, manifest.max_position - group.prefix, affordable)
 
 
@@ -181,11 +191,13 @@ def _codec(folder: Path, manifest: Manifest, voice: Voice) -> CoreCodecReport | 
     codes = [code for prompt in voice.prompts().values() for code in prompt.codes]
     missing = max(0, MIN_CODES - len(codes))
     codes += np.random.default_rng(0).integers(0, codec.codebook_size, missing).tolist()
-    return check_codec(codec, folder, manifest.coreml.codec_codes, codes)
+    return check_codec(codec, folder, _kind(manifest), manifest.coreml.codec_codes, codes)
 
 
 def _lint(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Findings of the lint on every package."""
+    """Findings of the lint on every package; it knows nothing of Core AI's assets."""
+    if manifest.flavour != COREML.flavour:
+        return
     names = [manifest.decoder, *([manifest.codec.decoder] if manifest.codec else [])]
     for name in names:
         yield from (f"{name}: {finding}" for finding in lint(load_package(folder / name)))

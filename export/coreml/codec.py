@@ -1,4 +1,4 @@
-"""The codec's decoder as `codec.mlpackage`: N codes a run, in the engine's layout, states as inputs and outputs.
+"""The codec's decoder as package or asset: N codes a run, in the engine's layout, states as inputs and outputs.
 
 Two functions over one set of weights, of MANY codes and of one: a stream of any length is so many runs of the one and
 the rest of the other, without padding, which would enter the states. The host looks up the values of codes in VALUES.
@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.errors import OutputError
-from sottovoce.export.coreml.convert import Traceable, write_package
+from sottovoce.export.coreml.convert import Traceable
+from sottovoce.export.coreml.kinds import Kind
 from sottovoce.export.coreml.modules import Norm, convolution
 from sottovoce.models.codec import Codec, CodecDecoder, Taps
 from sottovoce.runtime.manifest import StateSpec
 
-PACKAGE = "codec.mlpackage"
 VALUES = "codec_values.npy"
 """Rows [codes, dims] float16: what a code stands for."""
 
@@ -118,11 +118,11 @@ def codec_functions(codec: Codec, sizes: Sequence[int] = (MANY, 1)) -> dict[str,
     }
 
 
-def write_codec(codec: Codec, folder: Path) -> None:
-    """Write PACKAGE, weights fp16, and VALUES into `folder`; OutputError where the disk refuses."""
+def write_codec(codec: Codec, folder: Path, kind: Kind) -> None:
+    """Write what `kind` reads, weights fp16, and VALUES into `folder`; OutputError where the disk refuses."""
     values = codec.quantizer.values(torch.arange(codec.codebook_size))
     try:
         np.save(folder / VALUES, values.to(torch.float16).numpy())
     except OSError as error:
         raise OutputError(f"{folder / VALUES} cannot be written: {error}") from error
-    write_package(codec_functions(codec), "fp16", folder / PACKAGE)
+    kind.write(codec_functions(codec), "fp16", folder / kind.codec)

@@ -1,4 +1,4 @@
-"""Does `codec.mlpackage` sound as the torch codec does?"""
+"""Does the exported codec sound as the torch codec does?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sottovoce.export.coreml.codec import PACKAGE, VALUES, function_name, state_specs
+from sottovoce.export.coreml.codec import VALUES, function_name, state_specs
+from sottovoce.export.coreml.kinds import Kind
 from sottovoce.export.coreml.verify import psnr
-from sottovoce.export.mil.package import load_package
-from sottovoce.export.mil.runner import Constants, Runner
 from sottovoce.models.codec import Codec
 
 PSNR = 40.0
@@ -31,10 +30,10 @@ class CoreCodecReport:
     failures: tuple[str, ...]
 
 
-def check_codec(codec: Codec, folder: Path, sizes: Sequence[int], codes: Sequence[int]) -> CoreCodecReport:
-    """Decode `codes` with the package in `folder`, long runs then single ones, and with torch in one go."""
+def check_codec(codec: Codec, folder: Path, kind: Kind, sizes: Sequence[int], codes: Sequence[int]) -> CoreCodecReport:
+    """Decode `codes` with what `kind` has in `folder`, long runs then single ones, and with torch in one go."""
     wanted = codec.decode(torch.tensor([codes]), codec.init_states(1))[0].detach().numpy()[0]
-    audio, runs = _decode(codec, folder, sizes, codes)
+    audio, runs = _decode(codec, folder, kind, sizes, codes)
     error = audio - wanted
     rms, peak = float(np.sqrt(np.square(error, dtype=np.float64).mean())), float(np.abs(wanted).max())
     ratio = psnr(rms, peak)
@@ -47,17 +46,18 @@ def _failures(ratio: float) -> Iterator[str]:
         yield f"codec audio has {ratio:.1f} dB PSNR against torch, at least {PSNR:.0f} is asked for"
 
 
-def _decode(codec: Codec, folder: Path, sizes: Sequence[int], codes: Sequence[int]) -> tuple[np.ndarray, int]:
+def _decode(
+    codec: Codec, folder: Path, kind: Kind, sizes: Sequence[int], codes: Sequence[int]
+) -> tuple[np.ndarray, int]:
     """Samples [N · hop] float32, and how many runs it took."""
-    package, constants = load_package(folder / PACKAGE), Constants()
-    runners = {size: Runner(package, function_name(size), constants) for size in sizes}
+    engine = kind.open_engine(folder / kind.codec, [function_name(size) for size in sizes], False)
     table = np.load(folder / VALUES, mmap_mode="r")
     states = {spec.name: np.zeros(spec.shape, np.float16) for spec in state_specs(codec)}
     pieces, start = [], 0
     while start < len(codes):
         size = max(size for size in sizes if size <= len(codes) - start)
         values = np.asarray(table[list(codes[start : start + size])]).T[None, :, None].copy()
-        outputs = runners[size].run({"values": values, **states})
+        outputs = engine.predict(function_name(size), {"values": values, **states}, None)
         states = {name: outputs[f"next_{name}"] for name in states}
         pieces.append(outputs["audio"][0, :, 0].T.reshape(-1).astype(np.float32))
         start += size

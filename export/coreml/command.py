@@ -13,6 +13,7 @@ from sottovoce.export.bundle_writer import check_target
 from sottovoce.export.coreml.assemble import CoreProgress, export_coreml
 from sottovoce.export.coreml.bundle_verify import CoreParity, read_core_parity, verify_coreml
 from sottovoce.export.coreml.convert import Compression
+from sottovoce.export.coreml.kinds import COREAI, KINDS
 from sottovoce.export.coreml.plan import CorePlan, CoreRequest, plan_coreml
 from sottovoce.export.coreml.verify import CoreReport
 from sottovoce.export.show import show_rows, show_warnings
@@ -21,22 +22,22 @@ from sottovoce.models.voice import Voice
 from sottovoce.runtime.output import written_whole
 from sottovoce.runtime.table import size_text
 
-FORMATS: tuple[Compression, ...] = ("fp16", "int8", "int4", "palette4")
-"""Weight formats of a Core ML package."""
-
 
 def export(args: argparse.Namespace) -> int:
-    """Export (or only plan) for Core ML and return the exit status: 1 where a kept bundle failed its gates."""
-    weights: Compression = args.weights or "int8"
-    if weights not in FORMATS:
-        raise OptionError(f"--target coreml has no --weights {weights}: {', '.join(FORMATS)}")
+    """Export (or only plan) for Core ML or Core AI; the exit status, 1 where a kept bundle failed its gates."""
+    kind = KINDS[args.target]
+    weights: Compression = args.weights or kind.formats[0]
+    if weights not in kind.formats:
+        raise OptionError(f"--target {kind.flavour} has no --weights {weights}: {', '.join(kind.formats)}")
+    if args.stateful and kind is COREAI:
+        raise OptionError("--stateful goes with --target coreml: Core AI assets (beta) have inputs and outputs alone")
     if (args.block, args.head, args.weights_recipe) != (None, None, None) or args.cache == "int8":
         raise OptionError(
-            "--block, --head, --weights-recipe and --cache int8 go with --target onnx: Core ML caches are fp16, "
+            "--block, --head, --weights-recipe and --cache int8 go with --target onnx: Apple's caches are fp16, "
             "and all matrices have one format"
         )
     window = (args.window, args.prefix, args.decoder_only, args.head_ids)
-    request, console = CoreRequest(weights, *window, args.stateful), Console()
+    request, console = CoreRequest(weights, *window, args.stateful, kind), Console()
     if args.dry_run:
         _show_plan(console, plan_coreml(Voice.open(args.voice, args.decoder_only), request), request)
         return 0
@@ -80,14 +81,14 @@ def _show_plan(console: Console, plan: CorePlan, request: CoreRequest) -> None:
         ("weights", request.weights),
         ("caches", "states" if request.stateful else "inputs and outputs"),
     ]
-    show_rows(console, "decoder.mlpackage (functions decode and prefill)", rows)
+    show_rows(console, f"{request.kind.decoder} (functions decode and prefill)", rows)
     show_warnings(console, plan.warnings)
 
 
 def show_core_parity(console: Console, parity: CoreParity) -> None:
     """The figures of a report, then its verdict, one line per missed gate."""
     for engine, found in zip(parity.engine, parity.decoder, strict=True):
-        show_rows(console, f"decoder.mlpackage ({parity.weights}) against torch: {engine}", _rows(found))
+        show_rows(console, f"decoder ({parity.weights}) against torch: {engine}", _rows(found))
         for case, step, ours, theirs in found.different:
             console.print(f"  {case}, step {step}: chose logit {ours}, the voice {theirs}", highlight=False)
     for unit, counts in parity.placement.items():
@@ -99,7 +100,7 @@ def show_core_parity(console: Console, parity: CoreParity) -> None:
             ("largest sample error", f"{parity.codec.largest_error:.1e}"),
             ("PSNR", f"{parity.codec.psnr:.1f} dB"),
         ]
-        show_rows(console, "codec.mlpackage against torch: interpreted", rows)
+        show_rows(console, f"codec against torch: {parity.engine[0]}", rows)
     for line in parity.lint:
         console.print(f"lint: {line}", highlight=False, soft_wrap=True)
     for line in parity.failures:
@@ -109,11 +110,12 @@ def show_core_parity(console: Console, parity: CoreParity) -> None:
 
 def _rows(found: CoreReport) -> list[tuple[str, str]]:
     """One engine's figures."""
+    error = found.weight_error
     return [
         ("cases", str(len(found.cases))),
         ("steps, all cases", str(found.steps)),
         ("ring wraps, longest case", f"{found.wraps:.1f}"),
-        ("largest weight error, of its row's largest", f"{found.weight_error:.1e}"),
+        ("largest weight error, of its row's largest", "–" if error is None else f"{error:.1e}"),
         ("rms logit error, weights as written", f"{found.logit_error:.1e}"),
         ("PSNR of logits, weights as written", f"{found.psnr:.1f} dB"),
         ("rms cache error after prefill", f"{found.prefill_error:.1e}"),

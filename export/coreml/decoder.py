@@ -1,4 +1,4 @@
-"""A decoder as `decoder.mlpackage` and the tables that the host reads for it: embedding rows and rotary rows."""
+"""A decoder as package or asset, and the tables that the host reads for it: embedding rows and rotary rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from sottovoce.errors import OutputError
-from sottovoce.export.coreml.convert import Compression, Traceable, check_compression, write_package
+from sottovoce.export.coreml.convert import Compression, Traceable, check_compression
+from sottovoce.export.coreml.kinds import COREML, Kind
 from sottovoce.export.coreml.layout import DECODE, PREFILL, Layout
 from sottovoce.export.coreml.modules import Head, SlotPass, StatefulPass, Trunk
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.rope import rotary_table
 
-PACKAGE = "decoder.mlpackage"
+PACKAGE = COREML.decoder
 EMBEDDING = "embedding.npy"
 """Rows [V, d] float16, one per token id."""
 POSITIONS = "positions.npy"
@@ -22,14 +23,20 @@ added."""
 
 
 def write_decoder(
-    decoder: Decoder, layout: Layout, ids: Sequence[int], max_position: int, compression: Compression, folder: Path
+    decoder: Decoder,
+    layout: Layout,
+    ids: Sequence[int],
+    max_position: int,
+    compression: Compression,
+    folder: Path,
+    kind: Kind = COREML,
 ) -> None:
-    """Write the package and both tables into `folder`; logits are those of `ids`.
+    """Write what `kind` reads and both tables into `folder`; logits are those of `ids`.
 
     Raises OptionError where the weights cannot be compressed so, OutputError where a file cannot be written.
     """
     write_tables(decoder, max_position, folder)
-    write_package(decoder_functions(decoder, layout, ids, compression), compression, folder / PACKAGE)
+    kind.write(decoder_functions(decoder, layout, ids, compression), compression, folder / kind.decoder)
 
 
 def decoder_functions(

@@ -7,6 +7,7 @@ import onnx
 
 from sottovoce.errors import OptionError
 from sottovoce.export.coreml.convert import Compression
+from sottovoce.export.coreml.kinds import COREML, Kind
 from sottovoce.export.coreml.layout import ALIGNED, Layout
 from sottovoce.export.decoder import DecoderOptions
 from sottovoce.export.head import check_ranges
@@ -23,7 +24,7 @@ ENCODER = "codec_encoder.onnx"
 
 @dataclass(frozen=True)
 class CoreRequest:
-    """What a user asks of a Core ML export; None leaves the choice to the voice."""
+    """What a user asks of an export for Apple's runtimes, of which `kind`; None leaves the choice to the voice."""
 
     weights: Compression = "fp16"
     window: Window | None = None
@@ -31,6 +32,7 @@ class CoreRequest:
     decoder_only: bool = False
     head_ids: Ranges | None = None
     stateful: bool = False
+    kind: Kind = COREML
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def plan_coreml(voice: Voice, request: CoreRequest) -> CorePlan:
 
     Raises OptionError or VoiceError where it cannot be honoured.
     """
-    voice.refuse_patches("--target coreml knows voices of tokens alone, export the one that it was made of")
+    voice.refuse_patches(
+        f"--target {request.kind.flavour} knows voices of tokens alone, export the one that it was made of"
+    )
     plan = plan_export(voice, Request("fp32", request.window, request.prefix, request.decoder_only, request.head_ids))
     config, options = voice.checkpoint.config, plan.options
     assert isinstance(options, DecoderOptions)
@@ -71,4 +75,5 @@ def plan_coreml(voice: Voice, request: CoreRequest) -> CorePlan:
     logits = sum(end - start for start, end in ranges)
     layout = Layout(config, group.slots, logits, PREFILL_TOKENS, request.stateful)
     codec = {name: graph for name, graph in plan.codec.items() if name == ENCODER}
-    return CorePlan(options, layout, cache, ranges, codec, plan.copies, plan.warnings)
+    warnings = (*plan.warnings, *([request.kind.warning] if request.kind.warning else []))
+    return CorePlan(options, layout, cache, ranges, codec, plan.copies, warnings)

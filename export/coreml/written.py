@@ -27,11 +27,14 @@ _PARTS = {"self_attn": "attention", "mlp": "mlp"}
 
 @dataclass(frozen=True)
 class Written:
-    """A decoder with the package's matrices, the rows of its head, and the largest error of a weight."""
+    """A decoder with the package's matrices, the rows of its head, and the largest error of a weight.
+
+    None where a package does not show its weights.
+    """
 
     decoder: Decoder
     head: Tensor
-    error: float
+    error: float | None
 
 
 @torch.no_grad()
