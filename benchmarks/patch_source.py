@@ -28,9 +28,9 @@ SAMPLING = SamplingSpec(temperature=0.7, top_k=25, top_p=0.7)
 """The paper's."""
 
 
-def open_source(folder: Path, kind: type[PatchSource] = PatchSource) -> tuple[Source, "Counted"]:
+def open_source(folder: Path, kind: type[PatchSource] = PatchSource, threads: int = 1) -> tuple[Source, "Counted"]:
     """What speaks, and its graph counted; a patched one is of `kind`."""
-    opened = load_bundle(folder, threads=1, verify_hashes=False)
+    opened = load_bundle(folder, threads=threads, verify_hashes=False)
     counted = Counted(opened.decoder)
     voice: Any = bundle.Voice(PROMPT, SAMPLING, *[None] * 3)  # type: ignore[arg-type]
     graph: Any = counted

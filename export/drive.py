@@ -48,7 +48,10 @@ class Driver:
     def __init__(
         self, graph: Path, group: CacheGroup, threads: int = 1, garbage: float = GARBAGE, model: bytes | None = None
     ) -> None:
-        """Load `graph` (or `model`, a variant over the same weights) and fill slots with noise of scale `garbage`."""
+        """Load `graph` (or `model`, a variant over the same weights) and fill slots with noise of scale `garbage`.
+
+        At 0 they stay untouched, as far as a system gives memory when it is first written to.
+        """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
@@ -67,7 +70,8 @@ class Driver:
 
     def restart(self) -> None:
         """Forget the utterance: garbage in every slot, none visible."""
-        fill_with_noise(self._buffers, self._garbage)
+        if self._garbage:
+            fill_with_noise(self._buffers, self._garbage)
         self._visible = np.zeros(self._group.slots, bool)
         self._position = self._generated = 0
 

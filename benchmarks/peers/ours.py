@@ -1,0 +1,69 @@
+"""This project's own decoder: fixed buffers of P + W slots, and the runtime's own loop."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.serve import main
+from sottovoce.runtime.bundle import load_bundle
+from sottovoce.runtime.decode import Stream
+from sottovoce.runtime.session import open_session
+
+PREFIX, WINDOW = 256, 512
+"""P and W of `benchmarks/shape05b.py`: at any length 768 slots are attended to."""
+
+NARROW, SHORT = "-narrow", (187, 32)
+"""End of a format that has the P and W of `benchmarks/window_latency.py`, the paper's."""
+
+POSITIONS = 8192
+
+SPINNING = "-spin"
+"""End of a format whose threads wait busily within a step, as peers' do: the runtime lets them sleep."""
+
+
+def prepare(checkpoint: Path, folder: Path, format: str) -> None:
+    """A bundle with the window."""
+    weights = format.removesuffix(SPINNING)
+    slots = SHORT if weights.endswith(NARROW) else (PREFIX, WINDOW)
+    write_bundle(checkpoint, folder, weights.removesuffix(NARROW), *slots)
+
+
+def write_bundle(checkpoint: Path, folder: Path, weights: str, prefix: int, window: int) -> None:
+    """A bundle of the decoder alone; random weights have nothing to be verified by."""
+    from benchmarks.checkpoints import write_manifest
+    from sottovoce.export.decoder import DecoderOptions, export_decoder
+    from sottovoce.models.checkpoint import Checkpoint
+
+    options = DecoderOptions(weights, prefix, window, POSITIONS)  # type: ignore[arg-type]
+    write_manifest(folder, export_decoder(Checkpoint.open(checkpoint), options, folder))
+
+
+class Ours:
+    """A stream of an open bundle: what does not fit into the prefix is spoken."""
+
+    def __init__(self, folder: Path, format: str, threads: int, room: int) -> None:
+        """Hashes are checked, as a user's are."""
+        opened = partial(open_session, adjust=spin) if format.endswith(SPINNING) else None
+        self.stream = Stream(load_bundle(folder, threads=threads, open_graph=opened))
+
+    def read(self, ids: list[int], ahead: int) -> Any:
+        """See `Contender`."""
+        if not self.stream.position:
+            logits: Any = self.stream.prefill(ids[: self.stream.cache.prefix])
+        for token in ids[self.stream.position :]:
+            logits = self.stream.step(token)
+        return logits
+
+    def step(self, token: int) -> Any:
+        """See `Contender`."""
+        return self.stream.step(token)
+
+
+def spin(options: Any) -> None:
+    """ONNX Runtime's default, which the runtime turns off; here it ends with the step."""
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+
+
+if __name__ == "__main__":
+    main(prepare, Ours)
