@@ -23,7 +23,6 @@ class Entry:
 ENTRIES: Final[dict[str, Entry]] = {
     "ours-int4": Entry("sottovoce int4, W 512", OURS, "int4"),
     "narrow-int4": Entry("sottovoce int4, W 32", OURS, "int4-narrow", "ours-int4"),
-    "spin-int4": Entry("sottovoce int4, W 32, threads that spin", OURS, "int4-narrow-spin", "ours-int4"),
     "genai-int4": Entry("onnxruntime-genai int4", "genai", "int4", "ours-int4"),
     "llama-q4_0": Entry("llama.cpp Q4_0", "llama", "q4_0", "ours-int4"),
     "ours-int8": Entry("sottovoce int8", OURS, "int8"),
@@ -34,7 +33,6 @@ ENTRIES: Final[dict[str, Entry]] = {
     "ours-fp32": Entry("sottovoce fp32", OURS, "fp32"),
     "optimum-fp32": Entry("optimum-onnx fp32", "optimum", "fp32", "ours-fp32"),
     "eager-fp32": Entry("transformers eager, StaticCache, fp32", "eager", "fp32", "ours-fp32"),
-    "xnnpack-fp32": Entry("ExecuTorch XNNPACK fp32", "xnnpack", "fp32", "ours-fp32"),
 }
 
 

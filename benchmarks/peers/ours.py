@@ -1,13 +1,11 @@
 """This project's own decoder: fixed buffers of P + W slots, and the runtime's own loop."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.serve import main
 from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.decode import Stream
-from sottovoce.runtime.session import open_session
 
 PREFIX, WINDOW = 256, 512
 """P and W of `benchmarks/shape05b.py`: at any length 768 slots are attended to."""
@@ -17,15 +15,11 @@ NARROW, SHORT = "-narrow", (187, 32)
 
 POSITIONS = 8192
 
-SPINNING = "-spin"
-"""End of a format whose threads wait busily within a step, as peers' do: the runtime lets them sleep."""
-
 
 def prepare(checkpoint: Path, folder: Path, format: str) -> None:
     """A bundle with the window."""
-    weights = format.removesuffix(SPINNING)
-    slots = SHORT if weights.endswith(NARROW) else (PREFIX, WINDOW)
-    write_bundle(checkpoint, folder, weights.removesuffix(NARROW), *slots)
+    slots = SHORT if format.endswith(NARROW) else (PREFIX, WINDOW)
+    write_bundle(checkpoint, folder, format.removesuffix(NARROW), *slots)
 
 
 def write_bundle(checkpoint: Path, folder: Path, weights: str, prefix: int, window: int) -> None:
@@ -43,8 +37,7 @@ class Ours:
 
     def __init__(self, folder: Path, format: str, threads: int, room: int) -> None:
         """Hashes are checked, as a user's are."""
-        opened = partial(open_session, adjust=spin) if format.endswith(SPINNING) else None
-        self.stream = Stream(load_bundle(folder, threads=threads, open_graph=opened))
+        self.stream = Stream(load_bundle(folder, threads=threads))
 
     def read(self, ids: list[int], ahead: int) -> Any:
         """See `Contender`."""
@@ -57,12 +50,6 @@ class Ours:
     def step(self, token: int) -> Any:
         """See `Contender`."""
         return self.stream.step(token)
-
-
-def spin(options: Any) -> None:
-    """ONNX Runtime's default, which the runtime turns off; here it ends with the step."""
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
 
 
 if __name__ == "__main__":
