@@ -7,6 +7,7 @@ MODULES = (
     "shape05b",
     "reference_voice",
     "steady_memory",
+    "fit",
     "quantized",
     "kernels",
     "sampling",
