@@ -1,6 +1,7 @@
 """Core AI (beta) behind the seam of Core ML: an `.aimodel` asset run by coreai-core, on Linux as on macOS.
 
-That its Linux runtime runs assets was seen here, and is no promise of its makers. Not verified on Apple hardware.
+That its Linux runtime runs assets was seen here, and is no promise of its makers. Not verified on Apple hardware. A
+damaged asset ends the process, which is why a bundle's files are hashed before any is opened.
 """
 
 from collections.abc import Mapping, Sequence

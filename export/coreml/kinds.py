@@ -70,7 +70,7 @@ COREAI: Final = Kind(
     "Core AI is beta: the asset was run by Core AI's own runtime, not on Apple hardware",
 )
 
-KINDS: Final = {kind.flavour: kind for kind in (COREML, COREAI)}
+KINDS: Final[dict[str, Kind]] = {kind.flavour: kind for kind in (COREML, COREAI)}
 """By flavour of the manifest."""
 
 
