@@ -76,13 +76,15 @@ def _check_window(window: int, voice: Voice) -> None:
 
 
 def _open_teacher(request: WindowRequest, voice: Voice) -> Voice:
-    """The full-attention voice to learn from; VoiceError where it is none, or differs from the student in shape."""
+    """The full-attention voice to learn from; VoiceError where it is none, or is of another shape, depth left aside."""
     teacher = Voice.open(request.teacher or request.voice)
     check_tokens(teacher, "window")
     if (window := teacher.complete().window) is not None:
         raise VoiceError(f"{teacher.folder} attends to {window} tokens: name the voice before that with --teacher")
     theirs, ours = teacher.checkpoint.config, voice.checkpoint.config
     for field in fields(ours):
+        if field.name == "layers":  # what is compared are logits: a pruned voice may learn from the whole one
+            continue
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
         if mine != other:
             raise VoiceError(f"{teacher.folder} has {field.name} {other}, {voice.folder} {mine}: WAND needs the same")

@@ -219,7 +219,6 @@ def test_a_corpus_with_bad_files(
     ("hf", "section", "says"),
     [
         ({"hidden_size": 48}, {}, "hidden_size 48"),
-        ({"num_hidden_layers": 3}, {}, "layers 3"),
         ({}, {"window": 16}, "attends to 16 tokens"),
         ({}, {"prompt": "moved"}, "differ in prompt.code_offset"),
     ],
@@ -240,3 +239,11 @@ def test_a_teacher_of_another_shape(
     teacher = save_voice(tmp_path / "teacher", "qwen2", hf, **section)
     arguments = command(tiny_voice, corpus, recipe, tmp_path / "voice", "--teacher", str(teacher))
     assert says in refused(arguments, capsys)
+
+
+def test_a_pruned_voice_learns_from_the_whole_one(tiny_voice: Path, corpus: Path, recipe: Path, tmp_path: Path) -> None:
+    teacher = save_voice(tmp_path / "teacher", "qwen2", {"num_hidden_layers": 3})
+    arguments = command(tiny_voice, corpus, recipe, tmp_path / "voice", "--teacher", str(teacher))
+    assert main([*arguments, "--steps", "1"]) == 0
+    (entry,) = Voice.open(tmp_path / "voice").complete().history
+    assert entry["distilled"]["teacher"] == Voice.open(teacher).checkpoint.sha256() != entry["source"]
