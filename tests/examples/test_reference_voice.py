@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sottovoce.compress.corpus.layout import read_corpus
-from sottovoce.compress.recipe import WindowRecipe, read_recipe
+from sottovoce.compress.recipe import PruneRecipe, WindowRecipe, read_recipe
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import parse
 from sottovoce.runtime.text.frontend import LexiconFrontend
@@ -82,12 +82,29 @@ def test_judging_resumes_and_reports(stage, capsys) -> None:
     assert "| raw | 2 |" in capsys.readouterr().out
 
 
-def test_the_windowed_voice_tells_the_recipe_that_lies_here() -> None:
-    recipe = read_recipe(WindowRecipe, "window", REPOSITORY / "examples/reference_voice/window.toml")
-    voice = Voice.open(REPOSITORY / "voices/reference-w64")
-    (entry,) = voice.complete().history
-    assert parse(WindowRecipe, entry["distilled"]["recipe"], "history") == recipe  # later keys: defaults
-    assert entry["source"] == Voice.open(REPOSITORY / "voices/reference").checkpoint.sha256()
+RECIPES = {
+    "reference-w64": ((WindowRecipe, "window", "window.toml"),),
+    "reference-l3-w64": ((PruneRecipe, "prune", "prune.toml"), (WindowRecipe, "window", "window_l3.toml")),
+}
+"""By compressed voice, the recipe of each step of its history, and the file here."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_compressed_voices_tell_the_recipes_that_lie_here(name: str) -> None:
+    folder = REPOSITORY / "voices"
+    history = Voice.open(folder / name).complete().history
+    for entry, (kind, method, file) in zip(history, RECIPES[name], strict=True):
+        recipe = read_recipe(kind, method, REPOSITORY / "examples/reference_voice" / file)
+        assert entry["method"] == method
+        assert parse(kind, entry["distilled"]["recipe"], "history") == recipe  # later keys: defaults
+    assert history[0]["source"] == Voice.open(folder / "reference").checkpoint.sha256()
+
+
+def test_half_the_layers_are_those_of_the_index_beside_them() -> None:
+    folder = REPOSITORY / "voices/reference-l3-w64"
+    pruned, windowed = Voice.open(folder).complete().history
+    assert pruned["index"] == json.loads((folder / "index/oneshot.json").read_text())
+    assert pruned["kept"] == [0, 2, 3] and windowed["distilled"]["teacher"] == pruned["source"]
 
 
 def test_training_text_never_says_a_held_out_word() -> None:
