@@ -3,13 +3,10 @@
 Assets are the successor of packages (iOS and macOS 27). Weights are fp16, each once for all functions.
 """
 
-import contextlib
 import copy
-import io
 import json
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.errors import MissingExtraError, OptionError, OutputError
-from sottovoce.export.coreml.convert import Compression, Traceable
+from sottovoce.export.coreml.convert import Compression, Traceable, quiet
 from sottovoce.export.coreml.written import Written
 from sottovoce.models.decoder import Decoder
 
@@ -32,7 +29,7 @@ def write_asset(functions: Mapping[str, Traceable], compression: Compression, ta
     """
     if compression != "fp16":
         raise OptionError(f"--weights {compression}: Core AI assets (beta) are made in fp16 alone")
-    with _quiet():
+    with quiet():
         try:
             import coreai_torch
         except ModuleNotFoundError:
@@ -72,15 +69,3 @@ def _forget_when(path: Path) -> None:
     notes = json.loads(path.read_text(encoding="utf-8"))
     notes.pop("creationDate", None)
     path.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hush the converter's bars, and its warning of every torch that it was not tried with."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
