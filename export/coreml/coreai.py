@@ -65,7 +65,7 @@ def _export(traceable: Traceable, table: Any) -> Any:
 
 
 def _forget_when(path: Path) -> None:
-    """Take the date out of an asset's metadata: equal exports are equal."""
+    """Take the date out of an asset's metadata, and order the rest: equal exports are equal."""
     notes = json.loads(path.read_text(encoding="utf-8"))
     notes.pop("creationDate", None)
-    path.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
