@@ -45,6 +45,20 @@ class Extractor(nn.Module):
         self.layers = nn.ModuleList(ExtractorLayer(config, backbone) for _ in range(config.extractor_layers.layers))
         self.norm = RMSNorm(width, backbone.norm_eps)
 
+    @torch.no_grad()
+    def hand_on(self, norm: nn.Module) -> None:
+        """Add what carries g to every slot, and in the first layer on to the tokens; end in the backbone's `norm`.
+
+        Not in the paper: the first token of a patch then starts from the word that would have been spoken without one.
+        """
+        width = len(self.start)
+        _pass_on(self.fuse.weight[:, :width])
+        for layer in self.layers:
+            _pass_on(layer.slot.weight.unflatten(0, (-1, width)))
+            _pass_on(layer.cross.attention.v_proj.weight)
+        _pass_on(self.layers[0].cross.attention.o_proj.weight)
+        self.norm.weight.copy_(norm.weight)
+
     def told(self, context: Tensor, speaker: Tensor) -> Tensor:
         """g̃ = W_c [g; W_s s] of g = `context` [...,d] and s = `speaker` [...,d], or W_c g where no speaker is told."""
         parts = [context] if self.speaker is None else [context, self.speaker(speaker)]
@@ -62,3 +76,8 @@ class Extractor(nn.Module):
             x = layer.tokens(layer.condition(x, told), rotary, None)
         hidden: Tensor = self.norm(x)
         return hidden
+
+
+def _pass_on(weight: Tensor) -> None:
+    """Add the identity to matrices [...,out,in], in place."""
+    weight += torch.eye(*weight.shape[-2:], device=weight.device)

@@ -164,3 +164,13 @@ def test_same_seed_same_weights_and_patches_as_large_as_tokens() -> None:
     assert not torch.equal(first["extractor.start"], other["extractor.start"])
     size = backbone.model.embed_tokens.weight[[*range(10, 61), 83]].square().mean().sqrt()
     torch.testing.assert_close(first["compressor.norm.weight"], size.expand(64))
+
+
+def test_an_untaught_voice_says_the_first_token_that_it_would_have_said_without_patches() -> None:
+    backbone = tiny_decoder("qwen2_tied")
+    patches = PatchDecoder(backbone, PatchConfig.of(backbone.config, 4), PROMPT).requires_grad_(False)
+    ids, start = row(5, 0, 8)
+    ids, prefix, lengths = padded((ids, start))
+    said = patches.logits(patches(ids, prefix, lengths))[0, start - 1]
+    known = backbone.logits(backbone(ids[:, :start]), patches.spoken)[0, -1]
+    assert float(torch.corrcoef(torch.stack((said, known)))[0, 1]) > 0.9
