@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--target", choices=("onnx", "coreml", "coreai"), default="onnx", help=target)
     weights = "format of the weights (default: int8, coreai's fp16); fp16 is no faster for onnx; palette4 is for coreml"
     add("--weights", choices=(*FORMATS, "palette4"), help=weights)
-    block = "weights that share a scale (default: int8 the largest that fits, int4 32); larger is smaller and faster"
+    block = (
+        "weights that share a scale (default: the largest that fits); smaller ones lose less, larger ones are faster"
+    )
     add("--block", type=int, choices=BLOCK_SIZES, help=block)
     add("--head", choices=FORMATS, help="format of head and embedding (default: as --weights, int8 for int4)")
     calibrate = "round the layers for what the voice says (GPTQ) instead of to the nearest step"
@@ -43,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe = "TOML file with formats, also layer by layer, instead of these four"
     add("--weights-recipe", type=Path, metavar="FILE", help=recipe)
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
-    cache = (
-        "numbers that keys and values are kept in (default: %(default)s); fp16 takes half the memory, int8 a quarter"
-    )
+    cache = "numbers that keys and values are kept in (default: fp32); fp16 takes half the memory, int8 a quarter"
     add("--cache", choices=CACHES, default="fp32", help=cache)
     flavour = (
         "ort: one graph with ONNX Runtime's own operators; portable: two of standard ones and fixed shapes, "

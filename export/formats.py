@@ -12,9 +12,6 @@ from sottovoce.export.weights import Nodes, Ranges, Source
 from sottovoce.models.config import DecoderConfig
 from sottovoce.runtime.manifest import MatrixSpec, WeightFormat, WeightSpec
 
-INT4_BLOCK = 32
-"""Largest block of 4-bit weights where none is asked for."""
-
 
 class FormatWeights:
     """`Weights` by a recipe; norms, biases and rotary tables stay float32."""
@@ -60,8 +57,7 @@ class FormatWeights:
         """`spec` with a block where its format has one: the largest that divides the hidden size if none is asked."""
         if spec.format not in BITS or spec.block is not None:
             return spec
-        largest = block_size_for(self._hidden)
-        return MatrixSpec(spec.format, min(largest, INT4_BLOCK) if spec.format == "int4" else largest)
+        return MatrixSpec(spec.format, block_size_for(self._hidden))
 
     def _matrices(self, spec: MatrixSpec) -> Matrices:
         """The writer of a settled format."""

@@ -33,6 +33,7 @@ ENTRIES: Final[dict[str, Entry]] = {
     "ours-fp32": Entry("sottovoce fp32", OURS, "fp32"),
     "optimum-fp32": Entry("optimum-onnx fp32", "optimum", "fp32", "ours-fp32"),
     "eager-fp32": Entry("transformers eager, StaticCache, fp32", "eager", "fp32", "ours-fp32"),
+    "xnnpack-fp32": Entry("ExecuTorch, XNNPACK, fp32", "xnnpack", "fp32", "ours-fp32"),
 }
 
 

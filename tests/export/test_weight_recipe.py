@@ -1,12 +1,15 @@
 """A recipe file says what the options say and more; what it cannot mean is said by file and key."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sottovoce.errors import OptionError
+from sottovoce.export.formats import weights_for
 from sottovoce.export.weight_recipe import WeightRecipe, read_weight_recipe
-from sottovoce.runtime.manifest import MatrixSpec, WeightOverride
+from sottovoce.runtime.manifest import MatrixSpec, WeightFormat, WeightOverride
+from tests.models.shapes import tiny_decoder
 
 FILE = """
 weights = "int4"
@@ -38,6 +41,13 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
 def test_head_and_embedding_are_as_the_layers_but_never_coarser_than_int8(weights, table) -> None:
     assert WeightRecipe(weights).table == MatrixSpec(table)
     assert WeightRecipe(weights, head="int4").table == MatrixSpec("int4")
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_blocks_are_the_largest_that_fit_where_none_is_asked(weights: WeightFormat) -> None:
+    wide = replace(tiny_decoder("qwen2_tied").config, hidden_size=896)
+    assert weights_for(weights, wide).spec.block_size == weights_for(weights, wide).spec.head_block == 128
+    assert weights_for(WeightRecipe(weights, 32), wide).spec.block_size == 32
 
 
 @pytest.mark.parametrize(
