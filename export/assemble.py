@@ -9,6 +9,7 @@ import onnx
 
 from sottovoce.errors import ParityError
 from sottovoce.export.bundle_writer import check_space, check_target, file_entries, staged_folder, tool_versions
+from sottovoce.export.codec_weights import MIN_ONNXRUNTIME
 from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
 from sottovoce.export.own_speech import own_speech
 from sottovoce.export.patch_graph import PatchOptions, export_patches
@@ -74,7 +75,7 @@ def _write(voice: Voice, plan: Plan, stage: Path, progress: Progress) -> Manifes
     for name, path in plan.copies.items():
         (stage / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, stage / name)
-    codec = codec_spec(Codec.load(voice.codec_folder)) if plan.codec else None
+    codec = replace(codec_spec(Codec.load(voice.codec_folder)), weights=plan.codec_weights) if plan.codec else None
     return _write_manifest(stage, _manifest(voice, plan, parts, codec))
 
 
@@ -104,7 +105,7 @@ def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | 
         source=voice.checkpoint.sha256(),
         tools=tool_versions(),
         flavour=parts.flavour,
-        min_onnxruntime=parts.min_onnxruntime,
+        min_onnxruntime=_newest(parts.min_onnxruntime, codec),
         cache=parts.cache,
         io=parts.io,
         weights=parts.weights,
@@ -122,6 +123,12 @@ def _manifest(voice: Voice, plan: Plan, parts: DecoderParts, codec: CodecSpec | 
         warnings=plan.warnings,
         history=spec.history if spec else [],
     )
+
+
+def _newest(decoder: str, codec: CodecSpec | None) -> str:
+    """The ONNX Runtime that both decoder and codec need."""
+    needed = [decoder, *([MIN_ONNXRUNTIME] if codec and codec.weights == "int8" else [])]
+    return max(needed, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def _write_manifest(stage: Path, manifest: Manifest) -> Manifest:

@@ -1,7 +1,7 @@
 """Codec → `codec_decoder.onnx` (codes and streaming states in, audio and next states out) and `codec_encoder.onnx`.
 
 Traced by torch.onnx.export, then stripped of what the tracer leaves behind (source paths, symbol names), so that the
-same codec gives the same bytes everywhere. Weights stay fp32 and inside the .onnx file: they are small.
+same codec gives the same bytes everywhere. Weights stay inside the .onnx file: they are small.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from sottovoce.export.codec_weights import in_eight_bits
 from sottovoce.models.codec import Codec
+from sottovoce.runtime.manifest import CodecFormat
 
 OPSET = 20
 """ONNX opset of the codec graphs; ONNX Runtime 1.22 reads up to 22."""
@@ -54,9 +56,12 @@ class _Encode(nn.Module):
         return self.codec.encode(audio)
 
 
-def codec_graphs(codec: Codec) -> dict[str, onnx.ModelProto]:
-    """Both graphs by file name."""
-    return {"codec_decoder.onnx": decoder_graph(codec), "codec_encoder.onnx": encoder_graph(codec)}
+def codec_graphs(codec: Codec, weights: CodecFormat = "fp32") -> dict[str, onnx.ModelProto]:
+    """Both graphs by file name; `weights` are the decoder's."""
+    decoder = decoder_graph(codec)
+    if weights == "int8":
+        in_eight_bits(decoder)
+    return {"codec_decoder.onnx": decoder, "codec_encoder.onnx": encoder_graph(codec)}
 
 
 def decoder_graph(codec: Codec) -> onnx.ModelProto:

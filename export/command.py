@@ -14,11 +14,12 @@ from sottovoce.export.quantize import BLOCK_SIZES
 from sottovoce.export.show import show_parity, show_plan, show_warnings
 from sottovoce.export.weight_recipe import FORMATS, WeightRecipe, read_weight_recipe
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import Flavour
+from sottovoce.runtime.manifest import CodecFormat, Flavour
 from sottovoce.runtime.session import thread_count
 from sottovoce.runtime.table import size_text
 
 CACHES = ("fp32", "fp16", "int8")
+CODECS: tuple[CodecFormat, ...] = ("fp32", "int8")
 """Formats of keys and values that can be exported."""
 
 
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
     cache = "numbers that keys and values are kept in (default: fp32); fp16 takes half the memory, int8 a quarter"
     add("--cache", choices=CACHES, default="fp32", help=cache)
+    codec = "format of the codec's decoder (default: %(default)s); int8 takes a quarter, and is as fast"
+    add("--codec", choices=CODECS, default="fp32", help=codec)
     flavour = (
         "ort: one graph with ONNX Runtime's own operators; portable: two of standard ones and fixed shapes, "
         "for other engines and old versions (default: %(default)s)"
@@ -72,14 +75,16 @@ def run(args: argparse.Namespace) -> int:
     if args.target != "onnx":
         from sottovoce.export.coreml import command  # coremltools takes seconds to import, and is an extra
 
-        if args.flavour != "ort":
-            raise OptionError(f"--flavour {args.flavour} goes with --target onnx: Apple's runtimes read no ONNX")
+        if args.flavour != "ort" or args.codec != "fp32":
+            option = f"--flavour {args.flavour}" if args.flavour != "ort" else f"--codec {args.codec}"
+            raise OptionError(f"{option} goes with --target onnx: Apple's runtimes read no ONNX")
         set_threads(args.threads)
         return command.export(args)
     if args.stateful:
         raise OptionError("--stateful goes with --target coreml: ONNX caches are inputs and outputs")
     ids = args.head_ids
-    request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, ids, args.cache, args.flavour)
+    formats = args.cache, args.flavour, args.codec
+    request = Request(weights_of(args), args.window, args.prefix, args.decoder_only, ids, *formats)
     threads = set_threads(args.threads)
     if args.dry_run:
         show_plan(Console(), plan_export(Voice.open(args.voice, args.decoder_only), request))

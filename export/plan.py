@@ -17,7 +17,7 @@ from sottovoce.export.weight_recipe import WeightRecipe, recipe_of
 from sottovoce.models.checkpoint import read_json
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import CacheFormat, Flavour, WeightFormat
+from sottovoce.runtime.manifest import CacheFormat, CodecFormat, Flavour, WeightFormat
 
 Window = int | Literal["full"]
 Ranges = tuple[tuple[int, int], ...]
@@ -34,6 +34,7 @@ class Request:
     head_ids: Ranges | None = None
     cache: CacheFormat = "fp32"
     flavour: Flavour = "ort"
+    codec: CodecFormat = "fp32"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plan:
     options: DecoderOptions | PatchOptions
     parts: DecoderParts
     codec: dict[str, onnx.ModelProto]
+    codec_weights: CodecFormat
     copies: dict[str, Path]
     warnings: tuple[str, ...]
     sizes: dict[str, int]
@@ -50,6 +52,8 @@ class Plan:
 
 def plan_export(voice: Voice, request: Request) -> Plan:
     """Check `request` against `voice`; raises OptionError or VoiceError where it cannot be honoured."""
+    if request.codec != "fp32" and (request.decoder_only or request.flavour != "ort"):
+        raise OptionError(f"--codec {request.codec} goes with a whole voice for ONNX Runtime's own operators")
     if request.decoder_only:
         voice.refuse_patches("--decoder-only takes a decoder of tokens, export the voice whole")
     options = _decoder_only(voice, request) if request.decoder_only else _speaking(voice, request)
@@ -57,11 +61,11 @@ def plan_export(voice: Voice, request: Request) -> Plan:
         parts = plan_patches(voice.patches(), voice.complete().prompt, options)
     else:
         parts = plan_decoder(voice.checkpoint, options)
-    codec = {} if request.decoder_only else codec_graphs(_codec(voice))
+    codec = {} if request.decoder_only else codec_graphs(_codec(voice), request.codec)
     copies = {} if request.decoder_only else _copies(voice)
     sizes = parts.sizes | {name: graph.ByteSize() for name, graph in codec.items()}
     sizes |= {name: path.stat().st_size for name, path in copies.items()}
-    return Plan(options, parts, codec, copies, tuple(_warnings(voice, options, parts)), sizes)
+    return Plan(options, parts, codec, request.codec, copies, tuple(_warnings(voice, options, parts)), sizes)
 
 
 def _decoder_only(voice: Voice, request: Request) -> DecoderOptions:

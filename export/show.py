@@ -83,6 +83,7 @@ def show_parity(console: Console, parity: BundleParity) -> None:
             ("codes compared", str(parity.codec.codes)),
             ("largest sample error", f"{parity.codec.decoder_error:.1e}"),
             ("streamed against whole", f"{parity.codec.stream_error:.1e}"),
+            ("noise, share of power", f"{parity.codec.noise:.1e}"),
             ("encoder codes equal", f"{parity.codec.encoder_agreement:.2%}"),
         ]
         show_rows(console, "codec against torch", rows)

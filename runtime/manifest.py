@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 
 Flavour = Literal["ort", "portable", "coreml", "coreai"]
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "palette4"]
+CodecFormat = Literal["fp32", "int8"]
 CacheFormat = Literal["fp32", "fp16", "int8"]
 
 
@@ -244,7 +245,7 @@ class CodecSpec:
     """Codec graphs: `hop` samples per code.
 
     The first `delay` samples are dropped; `flush_codes` × `flush_code` are fed at the end to get the last ones out.
-    Clips are brought to an RMS of `level` before they are encoded (None: taken as they are).
+    Clips are brought to an RMS of `level` before they are encoded (None: taken as they are). `weights`: the decoder's.
     """
 
     sample_rate: int
@@ -256,6 +257,7 @@ class CodecSpec:
     decoder: str = "codec_decoder.onnx"
     encoder: str | None = "codec_encoder.onnx"
     level: float | None = None
+    weights: CodecFormat = "fp32"
 
 
 @dataclass(frozen=True)

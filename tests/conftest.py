@@ -57,6 +57,6 @@ def patch_bundle(patch_voice: Path, tiny_bundle: Path, tmp_path_factory: pytest.
     target = tmp_path_factory.mktemp("bundles") / "patches"
     graphs = {name: onnx.load(tiny_bundle / name) for name in ("codec_decoder.onnx", "codec_encoder.onnx")}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(plan, "codec_graphs", lambda codec: graphs)
+        patched.setattr(plan, "codec_graphs", lambda *_: graphs)
         export_bundle(patch_voice, target, Request(weights="fp32", window=7, prefix=60))
     return target

@@ -55,6 +55,7 @@ def test_options_that_do_not_go_with_a_search(tiny_voice: Path, tmp_path: Path, 
         ["--target", "coreml"],
         ["--decoder-only"],
         ["--flavour", "portable"],
+        ["--codec", "int8"],
     ):
         assert export(tiny_voice, tmp_path / "bundle", *options) == 2
         assert f"{options[0]} does not go with --fit" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def test_compress_export_say(
     tiny_voice: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     graphs = {name: onnx.load(tiny_bundle / name) for name in ("codec_decoder.onnx", "codec_encoder.onnx")}
-    monkeypatch.setattr(plan, "codec_graphs", lambda codec: graphs)
+    monkeypatch.setattr(plan, "codec_graphs", lambda *_: graphs)
     corpus, recipe = coded_corpus(tmp_path / "corpus", 12), toy_recipe("patch", CHANGES, tmp_path)
     monkeypatch.chdir(tmp_path)
     taught = ["--distill", str(corpus), "--recipe", str(recipe), "--steps", "4", "--threads", "1"]

@@ -137,6 +137,7 @@ def _check_options(args: argparse.Namespace) -> None:
     given = [name for name in ELSEWHERE if getattr(args, name)]
     given += ["target"] if args.target != "onnx" else []
     given += ["flavour"] if args.flavour != "ort" else []
+    given += ["codec"] if args.codec != "fp32" else []
     if given:
         raise OptionError(
             f"--{given[0].replace('_', '-')} does not go with --fit, which chooses formats of ONNX bundles"

@@ -60,7 +60,7 @@ def test_patch_goes_last(
     assert spec.window == window and spec.patch
     layers = 1 if "prune" in order else 2
     graphs = {name: onnx.load(tiny_bundle / name) for name in ("codec_decoder.onnx", "codec_encoder.onnx")}
-    monkeypatch.setattr(plan, "codec_graphs", lambda codec: graphs)
+    monkeypatch.setattr(plan, "codec_graphs", lambda *_: graphs)
     backbone, *_ = plan_export(Voice.open(voice), Request("int8")).parts.cache.groups
     assert (backbone.layers, backbone.window) == (layers, window or 24)
     audio, stats = open_subject(voice, ["ada"], threads=1).say("Hello.", "ada", 1)

@@ -1,5 +1,6 @@
 """Codec graphs against the torch codec: same audio, streamed or whole, same codes, nothing left of the tracing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,23 @@ def test_graphs_agree_with_torch(codec: Codec, exported: tuple[Path, CodecSpec])
     assert report.failures == ()
     assert report.peak > 1e-3  # something was compared
     assert report.encoder_agreement == 1.0
+
+
+def test_a_decoder_in_eight_bits_is_smaller_and_says_nearly_the_same(codec: Codec, tmp_path: Path) -> None:
+    graphs = codec_graph.codec_graphs(codec, "int8")
+    spec = replace(codec_spec(codec), weights="int8")
+    for name, graph in graphs.items():
+        onnx.save(graph, tmp_path / name)
+    assert graphs[spec.decoder].ByteSize() < 0.5 * codec_graph.decoder_graph(codec).ByteSize()
+    report = check_codec(codec, tmp_path, spec)
+    assert report.failures == () and 1e-6 < report.noise < 0.01
+    assert check_codec(codec, tmp_path, replace(spec, weights="fp32")).failures[0].startswith("codec decoder differs")
+
+
+def test_eight_bits_of_another_codec_are_noise(exported: tuple[Path, CodecSpec]) -> None:
+    folder, spec = exported
+    report = check_codec(tiny.tiny_codec(seed=1), folder, replace(spec, weights="int8"))
+    assert report.failures[0].startswith("codec decoder adds ")
 
 
 def test_graphs_have_the_contract_s_tensors(exported: tuple[Path, CodecSpec]) -> None:

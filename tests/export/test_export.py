@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from sottovoce.__main__ import main
 from sottovoce.export import assemble, plan
+from sottovoce.export.codec_weights import in_eight_bits
 from sottovoce.export.decoder import export_decoder
 from sottovoce.export.parity import reference_logits
 from sottovoce.export.verify import read_parity
@@ -31,7 +33,14 @@ def graphs(tiny_bundle: Path):
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch, graphs) -> None:
     """Tracing the codec takes seconds, and test_codec_graph.py is about it."""
-    monkeypatch.setattr(plan, "codec_graphs", lambda codec: graphs)
+
+    def made(_: object, weights: str) -> dict[str, onnx.ModelProto]:
+        found = deepcopy(graphs)
+        if weights == "int8":
+            in_eight_bits(found["codec_decoder.onnx"])
+        return found
+
+    monkeypatch.setattr(plan, "codec_graphs", made)
 
 
 def export(voice: Path, target: Path, *options: str) -> int:
@@ -116,8 +125,14 @@ def test_dry_run_touches_no_disk(tiny_voice: Path, tmp_path: Path, monkeypatch) 
     assert sorted(p.name for p in voice.rglob("*")) == sorted(p.name for p in tiny_voice.rglob("*"))
 
 
-def test_a_small_window_is_a_recorded_warning(tiny_voice: Path, tmp_path: Path, capsys) -> None:
-    assert export(tiny_voice, tmp_path / "bundle", "--window", "16", "--prefix", "100") == 0
+def test_a_small_window_is_a_recorded_warning_and_a_small_codec_none(tiny_voice: Path, tmp_path: Path, capsys) -> None:
+    small = ["--window", "16", "--prefix", "100", "--weights", "fp32", "--codec", "int8"]
+    assert export(tiny_voice, tmp_path / "bundle", *small) == 0
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.codec is not None and manifest.codec.weights == "int8"
+    assert manifest.min_onnxruntime == "1.23"  # 1.22 for float32 alone
+    found = read_parity(tmp_path / "bundle").codec
+    assert found is not None and 1e-6 < found.noise < 0.01
     window, prefix = read_manifest(tmp_path / "bundle").warnings
     assert "window 16 is below" in window
     assert "prefix 100 is below" in prefix
@@ -218,6 +233,8 @@ REFUSED = {
     "layout": (["--prefix", "3"], "the layout alone takes 3"),
     "threads": (["--threads", "0"], "--threads 0"),
     "head ids": (["--head-ids", "0:4"], "--decoder-only"),
+    "a small codec in standard operators": (["--codec", "int8", "--flavour", "portable"], "--codec int8 goes with"),
+    "a small codec for Apple": (["--codec", "int8", "--target", "coreml"], "--codec int8 goes with --target onnx"),
     "nothing recorded": (["--decoder-only"], "--prefix and --window"),
     "positions": (["--decoder-only", "--prefix", "500", "--window", "500"], "512 positions"),
 }

@@ -20,7 +20,7 @@ from sottovoce.runtime.manifest import Manifest, PatchSpec, read_manifest
 def traced_once(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
     """Tracing the codec takes seconds, and test_codec_graph.py is about it."""
     graphs = {name: onnx.load(tiny_bundle / name) for name in ("codec_decoder.onnx", "codec_encoder.onnx")}
-    monkeypatch.setattr(plan, "codec_graphs", lambda codec: graphs)
+    monkeypatch.setattr(plan, "codec_graphs", lambda *_: graphs)
 
 
 def export(voice: Path, *options: str) -> int:

@@ -25,6 +25,6 @@ def core_bundle(core_voice: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], []))
     options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "codec_graphs", lambda codec: {"codec_encoder.onnx": graph})
+        patch.setattr(plan, "codec_graphs", lambda *_: {"codec_encoder.onnx": graph})
         assert main(["export", str(core_voice), "-o", str(target), *options]) == 0
     return target

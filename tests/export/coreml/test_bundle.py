@@ -112,7 +112,7 @@ def test_onnx_has_no_states(core_voice: Path, tmp_path: Path, capsys: Any) -> No
 
 
 def test_dry_run_writes_nothing(core_voice: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "codec_graphs", lambda codec: {})
+    monkeypatch.setattr(plan, "codec_graphs", lambda *_: {})
     assert (
         main(["export", str(core_voice), "--target", "coreml", "--weights", "int8", "--dry-run", "--threads", "1"]) == 0
     )
