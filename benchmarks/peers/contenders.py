@@ -23,6 +23,7 @@ class Entry:
 ENTRIES: Final[dict[str, Entry]] = {
     "ours-int4": Entry("sottovoce int4, W 512", OURS, "int4"),
     "narrow-int4": Entry("sottovoce int4, W 32", OURS, "int4-narrow", "ours-int4"),
+    "fine-int4": Entry("sottovoce int4, W 512, blocks of 32", OURS, "int4-fine", "ours-int4"),
     "genai-int4": Entry("onnxruntime-genai int4", "genai", "int4", "ours-int4"),
     "llama-q4_0": Entry("llama.cpp Q4_0", "llama", "q4_0", "ours-int4"),
     "ours-int8": Entry("sottovoce int8", OURS, "int8"),

@@ -13,22 +13,29 @@ PREFIX, WINDOW = 256, 512
 NARROW, SHORT = "-narrow", (187, 32)
 """End of a format that has the P and W of `benchmarks/window_latency.py`, the paper's."""
 
+FINE, BLOCK = "-fine", 32
+"""End of a format with blocks as small as the peers', which take 32 weights to a scale."""
+
 POSITIONS = 8192
 
 
 def prepare(checkpoint: Path, folder: Path, format: str) -> None:
     """A bundle with the window."""
     slots = SHORT if format.endswith(NARROW) else (PREFIX, WINDOW)
-    write_bundle(checkpoint, folder, format.removesuffix(NARROW), *slots)
+    block = BLOCK if format.endswith(FINE) else None
+    write_bundle(checkpoint, folder, format.partition("-")[0], *slots, block)
 
 
-def write_bundle(checkpoint: Path, folder: Path, weights: str, prefix: int, window: int) -> None:
+def write_bundle(
+    checkpoint: Path, folder: Path, weights: str, prefix: int, window: int, block: int | None = None
+) -> None:
     """A bundle of the decoder alone; random weights have nothing to be verified by."""
     from benchmarks.checkpoints import write_manifest
     from sottovoce.export.decoder import DecoderOptions, export_decoder
+    from sottovoce.export.weight_recipe import WeightRecipe
     from sottovoce.models.checkpoint import Checkpoint
 
-    options = DecoderOptions(weights, prefix, window, POSITIONS)  # type: ignore[arg-type]
+    options = DecoderOptions(WeightRecipe(weights, block), prefix, window, POSITIONS)  # type: ignore[arg-type]
     write_manifest(folder, export_decoder(Checkpoint.open(checkpoint), options, folder))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.patch_source import Counted
 
 from sottovoce.errors import OptionError, TextError
 from sottovoce.export.patch_graph import PatchOptions, export_patches
@@ -32,20 +33,6 @@ EVERY_RULE = SamplingSpec(
 )
 FREE = 10**6
 """A least length that no test reaches: no stop is drawn."""
-
-
-class Counted:
-    """The graph, counting its runs."""
-
-    def __init__(self, session: Any) -> None:
-        self.session, self.runs = session, 0
-
-    def io_binding(self) -> Any:
-        return self.session.io_binding()
-
-    def run_with_iobinding(self, binding: Any) -> None:
-        self.runs += 1
-        self.session.run_with_iobinding(binding)
 
 
 @pytest.fixture(scope="module")
