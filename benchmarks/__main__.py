@@ -11,6 +11,7 @@ MODULES = (
     "quantized",
     "kernels",
     "sampling",
+    "codec_formats",
     "kv_table",
     "window_latency",
     "pruned_parameters",

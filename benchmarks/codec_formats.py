@@ -1,0 +1,101 @@
+"""The codec's decoder in fp32 and in int8, chunk by chunk: time, size, and what rounding adds to the audio.
+
+    python -m benchmarks.codec_formats [--codec voices/reference/codec] [--threads 1] [--rounds 30]
+
+Both graphs take turns in one process, over the codes of the voice's presets. Gate: in every chunk int8 takes the time
+of fp32 at most; exit status 1 where it takes more.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from sottovoce.export.codec_graph import codec_graphs
+from sottovoce.models.codec import Codec
+from sottovoce.runtime.manifest import CodecFormat
+
+FORMATS: Final[tuple[CodecFormat, ...]] = ("fp32", "int8")
+CHUNKS: Final = (8, 16, 32, 50)
+"""Codes that the runtime decodes at once, of the reference voice: 0.16 s first, doubling to a second."""
+
+NOISY: Final = 1.03
+"""What two timings of the same graph differ by."""
+
+
+class Decoder:
+    """A session, and zeros for its states."""
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        """Of the serialised `graph`."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        states = [item for item in self.session.get_inputs() if item.name != "codes"]
+        self.states = {item.name: np.zeros(item.shape, np.float32) for item in states}
+
+    def audio(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """codes [1,N] → audio [1,S]."""
+        made: NDArray[np.float32] = self.session.run(["audio"], {"codes": codes, **self.states})[0]
+        return made
+
+    def seconds(self, codes: NDArray[np.int64]) -> float:
+        """How long that takes."""
+        start = time.perf_counter()
+        self.audio(codes)
+        return time.perf_counter() - start
+
+
+def measure(
+    decoders: Mapping[CodecFormat, Decoder], codes: NDArray[np.int64], rounds: int
+) -> dict[int, dict[CodecFormat, float]]:
+    """Median seconds by chunk and format, in turns."""
+    found = {}
+    for size in CHUNKS:
+        chunk = np.resize(codes, (1, size))
+        turns = [{name: decoder.seconds(chunk) for name, decoder in decoders.items()} for _ in range(rounds)]
+        found[size] = {name: statistics.median(turn[name] for turn in turns) for name in decoders}
+    return found
+
+
+def report(found: Mapping[int, Mapping[CodecFormat, float]]) -> bool:
+    """Print a line per chunk; True where int8 is never slower."""
+    met = True
+    for size, seconds in found.items():
+        ratio = seconds["int8"] / seconds["fp32"]
+        met &= (good := ratio <= NOISY)
+        times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
+        print(f"{'ok  ' if good else 'MISS'} {size} codes: {times}: {ratio:.2f} ×")
+    return met
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--codec", type=Path, default=Path("voices/reference/codec"), help="its folder")
+    parser.add_argument("--prompts", type=Path, default=Path("voices/reference/prompts"), help="codes to say")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of each")
+    args = parser.parse_args(argv)
+    codec = Codec.load(args.codec)
+    said = [json.loads(path.read_text(encoding="utf-8"))["codes"] for path in sorted(args.prompts.glob("*.json"))]
+    codes = np.concatenate(said)[None].astype(np.int64)
+    graphs = {name: codec_graphs(codec, name)["codec_decoder.onnx"].SerializeToString() for name in FORMATS}
+    decoders = {name: Decoder(graph, args.threads) for name, graph in graphs.items()}
+    audio = {name: decoder.audio(codes) for name, decoder in decoders.items()}
+    noise = np.square(audio["int8"] - audio["fp32"]).mean() / np.square(audio["fp32"]).mean()
+    print(", ".join(f"{name} {len(graph) / 1e6:.1f} MB" for name, graph in graphs.items()))
+    print(f"what int8 adds lies {-10 * np.log10(noise):.1f} dB below the audio")
+    return 0 if report(measure(decoders, codes, args.rounds)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
