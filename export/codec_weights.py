@@ -1,4 +1,4 @@
-"""The codec decoder's matrices in eight bits: a quarter of its file and of the memory it takes, at the same speed.
+"""The codec decoder's matrices in eight bits: less than a third of its file, at the same speed.
 
 Half of a small bundle, or more, is its codec. The encoder stays as it is: its codes must be torch's.
 """

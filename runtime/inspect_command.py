@@ -71,6 +71,7 @@ def codec_rows(codec: CodecSpec) -> list[tuple[str, str]]:
     rate = codec.sample_rate / codec.hop
     return [
         ("codec", f"{codec.sample_rate} Hz, {rate:g} codes a second"),
+        ("  decoder", codec.weights),
         ("  delay", f"{codec.delay / codec.sample_rate * 1e3:g} ms"),
     ]
 

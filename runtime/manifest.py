@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 Flavour = Literal["ort", "portable", "coreml", "coreai"]
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "palette4"]
-CodecFormat = Literal["fp32", "int8"]
+CodecFormat = Literal["fp32", "fp16", "int8"]
 CacheFormat = Literal["fp32", "fp16", "int8"]
 
 

@@ -74,7 +74,9 @@ def _write(voice: Voice, plan: CorePlan, request: CoreRequest, stage: Path, prog
         torch_codec = Codec.load(voice.codec_folder)
         core_codec.write_codec(torch_codec, stage, request.kind)
         states = core_codec.state_specs(torch_codec)
-        codec = replace(codec_spec(torch_codec), decoder=request.kind.codec, encoder=ENCODER, states=states)
+        codec = replace(
+            codec_spec(torch_codec), decoder=request.kind.codec, encoder=ENCODER, states=states, weights="fp16"
+        )
     for name, graph in plan.codec.items():
         onnx.save(graph, stage / name)
     for name, path in plan.copies.items():

@@ -36,7 +36,7 @@ class PatchDecoder(nn.Module):
     def _initialise(self, seed: int) -> None:
         """Draw the nets' matrices as a decoder's. Not in the paper: a patch starts as large as the tokens were.
 
-        Nor is it that the extractor starts by handing on the backbone's word, and its norm (see `Extractor.hand_on`).
+        Nor is it that the extractor starts by handing on the backbone's word (see `Extractor.hand_on`).
         """
         embedding = self.backbone.model.embed_tokens.weight
         if embedding.is_meta:
@@ -47,7 +47,7 @@ class PatchDecoder(nn.Module):
                 if parameter.dim() > 1 or parameter is self.extractor.start:
                     parameter.normal_(0.0, 0.02, generator=generator)
         self.compressor.norm.weight.fill_(embedding[self.spoken].square().mean().sqrt())
-        self.extractor.hand_on(self.backbone.model.norm)
+        self.extractor.hand_on()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [...,d] → logits [...,V'] of `spoken`, codes and stop ids in rising order."""

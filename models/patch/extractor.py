@@ -46,8 +46,8 @@ class Extractor(nn.Module):
         self.norm = RMSNorm(width, backbone.norm_eps)
 
     @torch.no_grad()
-    def hand_on(self, norm: nn.Module) -> None:
-        """Add what carries g to every slot, and in the first layer on to the tokens; end in the backbone's `norm`.
+    def hand_on(self) -> None:
+        """Add what carries g to every slot, and in the first layer on to the tokens.
 
         Not in the paper: the first token of a patch then starts from the word that would have been spoken without one.
         """
@@ -57,7 +57,6 @@ class Extractor(nn.Module):
             _pass_on(layer.slot.weight.unflatten(0, (-1, width)))
             _pass_on(layer.cross.attention.v_proj.weight)
         _pass_on(self.layers[0].cross.attention.o_proj.weight)
-        self.norm.weight.copy_(norm.weight)
 
     def told(self, context: Tensor, speaker: Tensor) -> Tensor:
         """g̃ = W_c [g; W_s s] of g = `context` [...,d] and s = `speaker` [...,d], or W_c g where no speaker is told."""

@@ -166,11 +166,12 @@ def test_same_seed_same_weights_and_patches_as_large_as_tokens() -> None:
     torch.testing.assert_close(first["compressor.norm.weight"], size.expand(64))
 
 
-def test_an_untaught_voice_says_the_first_token_that_it_would_have_said_without_patches() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_an_untaught_voice_says_the_first_token_that_it_would_have_said_without_patches(seed: int) -> None:
     backbone = tiny_decoder("qwen2_tied")
-    patches = PatchDecoder(backbone, PatchConfig.of(backbone.config, 4), PROMPT).requires_grad_(False)
-    ids, start = row(5, 0, 8)
-    ids, prefix, lengths = padded((ids, start))
+    patches = PatchDecoder(backbone, PatchConfig.of(backbone.config, 4), PROMPT, seed).requires_grad_(False)
+    ids, prefix, lengths = padded(row(5 + seed, 0, 8, seed))
+    start = int(prefix[0])
     said = patches.logits(patches(ids, prefix, lengths))[0, start - 1]
     known = backbone.logits(backbone(ids[:, :start]), patches.spoken)[0, -1]
-    assert float(torch.corrcoef(torch.stack((said, known)))[0, 1]) > 0.9
+    assert float(torch.corrcoef(torch.stack((said, known)))[0, 1]) > 0.8
