@@ -311,4 +311,5 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
     elif trained and not report.margin_steps:
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights or caches by"
     elif trained and not report.margin_top1 >= (least := _least_top1(parts)):
-        yield f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"
+        asked = f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"
+        yield asked if parts.weights.block_size is None else f"{asked} (a smaller --block or --calibrate loses less)"

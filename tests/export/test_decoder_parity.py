@@ -147,6 +147,7 @@ def test_quantized_top1_gate_is_for_trained_voices(tmp_path: Path, weights, aske
     (line,) = check_decoder(decoder, tmp_path, parts, trained=True).failures
     assert line.startswith("top-1 agreement")
     assert f"at least {asked}%" in line
+    assert ("--calibrate" in line) == (weights != "fp16")
 
 
 @pytest.mark.parametrize("trained", [False, True])
