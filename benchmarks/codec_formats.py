@@ -10,18 +10,21 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime
+import onnx
 from numpy.typing import NDArray
 
-from sottovoce.export.codec_graph import codec_graphs
-from sottovoce.models.codec import Codec
-from sottovoce.runtime.manifest import CodecFormat
+from sottovoce.export.codec_graph import decoder_graph
+from sottovoce.export.codec_weights import in_eight_bits
+from sottovoce.models.codec import Codec, codec_spec
+from sottovoce.runtime.manifest import CodecFormat, CodecSpec
+from sottovoce.runtime.session import open_session
 
 FORMATS: Final[tuple[CodecFormat, ...]] = ("fp32", "int8")
 CHUNKS: Final = (8, 16, 32, 50)
@@ -32,15 +35,12 @@ NOISY: Final = 1.03
 
 
 class Decoder:
-    """A session, and zeros for its states."""
+    """A session as the runtime opens it, and zeros for its states."""
 
-    def __init__(self, graph: bytes, threads: int) -> None:
-        """Of the serialised `graph`."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        states = [item for item in self.session.get_inputs() if item.name != "codes"]
-        self.states = {item.name: np.zeros(item.shape, np.float32) for item in states}
+    def __init__(self, path: Path, spec: CodecSpec, threads: int) -> None:
+        """Of the graph at `path`."""
+        self.session = open_session(path, threads)
+        self.states = {state.name: np.zeros(state.shape, np.float32) for state in spec.states}
 
     def audio(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """codes [1,N] → audio [1,S]."""
@@ -52,6 +52,15 @@ class Decoder:
         start = time.perf_counter()
         self.audio(codes)
         return time.perf_counter() - start
+
+
+def make_graphs(codec: Codec, folder: Path) -> dict[CodecFormat, Path]:
+    """The decoder's graph in each format, traced once."""
+    made, graph = {name: folder / f"{name}.onnx" for name in FORMATS}, decoder_graph(codec)
+    onnx.save(graph, made["fp32"])
+    in_eight_bits(graph)
+    onnx.save(graph, made["int8"])
+    return made
 
 
 def measure(
@@ -88,11 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     codec = Codec.load(args.codec)
     said = [json.loads(path.read_text(encoding="utf-8"))["codes"] for path in sorted(args.prompts.glob("*.json"))]
     codes = np.concatenate(said)[None].astype(np.int64)
-    graphs = {name: codec_graphs(codec, name)["codec_decoder.onnx"].SerializeToString() for name in FORMATS}
-    decoders = {name: Decoder(graph, args.threads) for name, graph in graphs.items()}
-    audio = {name: decoder.audio(codes) for name, decoder in decoders.items()}
+    with tempfile.TemporaryDirectory() as name:
+        graphs = make_graphs(codec, Path(name))
+        print(", ".join(f"{kind} {path.stat().st_size / 1e6:.2f} MB" for kind, path in graphs.items()))
+        decoders = {kind: Decoder(path, codec_spec(codec), args.threads) for kind, path in graphs.items()}
+    audio = {kind: decoder.audio(codes) for kind, decoder in decoders.items()}
     noise = np.square(audio["int8"] - audio["fp32"]).mean() / np.square(audio["fp32"]).mean()
-    print(", ".join(f"{name} {len(graph) / 1e6:.2f} MB" for name, graph in graphs.items()))
     print(f"what int8 adds lies {-10 * np.log10(noise):.1f} dB below the audio")
     return 0 if report(measure(decoders, codes, args.rounds)) else 1
 

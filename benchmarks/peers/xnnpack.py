@@ -41,13 +41,13 @@ class Xnnpack:
     """One token at a time, its prefix too."""
 
     def __init__(self, folder: Path, format: str, threads: int, room: int) -> None:
-        """Raises ValueError where there is not enough room."""
+        """The cache is as long as it was exported, whatever `room` is asked for."""
         _unsafe_reset_threadpool(threads)
         self.module = _load_for_executorch(str(folder / FILE))
         self.count = 0
 
     def read(self, ids: list[int], ahead: int) -> Any:
-        """See `Contender`."""
+        """See `Contender`; ValueError where it does not fit."""
         if len(ids) + ahead > ROOM:
             raise ValueError(f"exported for {ROOM} tokens")
         for token in ids[self.count :]:
