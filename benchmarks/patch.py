@@ -70,7 +70,7 @@ def make_bundles(setting: Setting, weights: str, folder: Path) -> dict[str, Path
     options = DecoderOptions(weights, slots, window, slots + window, speech_ranges(PROMPT))  # type: ignore[arg-type]
     write_manifest(made[PLAIN], export_decoder(checkpoint, options, made[PLAIN]))
     slots -= 75 - -(-75 // size)
-    sizes = slots, steps + 1, PROMPT.max_prompt_codes, slots + steps + 1
+    sizes = slots, steps + 1, PROMPT.max_prompt_codes, len(PREFIX) + (steps + 1) * size
     decoder = PatchDecoder(checkpoint.load(), setting.patches, PROMPT)
     parts = export_patches(decoder, PROMPT, PatchOptions(weights, *sizes), made[PATCHED])  # type: ignore[arg-type]
     write_manifest(made[PATCHED], parts)

@@ -180,7 +180,11 @@ def wraps_of(cases: Sequence[Case], parts: DecoderParts) -> float:
 def wrap_failure(wraps: float, parts: DecoderParts) -> Iterator[str]:
     """A line where the ring went round less often than asked for, though positions and WORK allow it."""
     group = parts.cache.groups[0]
-    possible = min(step_counts(parts)[0], parts.max_position - group.prefix) / (group.window - 1)
+    clip = parts.patch.clip if parts.patch else 0
+    room = (
+        parts.max_position - group.prefix - clip + -(-clip // step_tokens(parts))
+    )  # its tokens, of which slots are fewer
+    possible = min(step_counts(parts)[0], room // step_tokens(parts)) / (group.window - 1)
     if possible >= 1 and wraps < min(WRAPS, possible):
         yield f"the ring went round {wraps:.1f} times, {min(WRAPS, possible):.1f} are asked for"
 

@@ -108,27 +108,35 @@ class PatchDriver:
         return self.tokens
 
     def prefill(self, ids: Sequence[int]) -> list[int]:
-        """Read the prefix with its clip, in one run → the tokens of the first patch, fewer than k at the end."""
+        """Read the prefix with its clip → the tokens of the first patch, fewer than k at the end.
+
+        Its first place has a run of its own, so that the others may stand at any position.
+        """
         k = self.patch
         text = [token for token in ids if token not in self._codes] or [0]
         clip = [token for token in ids if token in self._codes]
         count = -(-len(clip) // k)
         rows = np.full((max(count, 1), k), -1, np.int64)
         rows.reshape(-1)[: len(clip)] = clip
-        source, texts, codes = [], 0, 0
-        for token in ids:
+        source, ends, texts, codes = [], list[int](), 0, 0
+        for place, token in enumerate(ids):
             if token not in self._codes:
                 source.append(texts)
+                ends.append(place)
                 texts += 1
-            else:
-                source += [len(text) + codes // k] if codes % k == 0 else []
-                codes += 1
+            elif codes % k == 0:
+                source.append(len(text) + codes // k)
+                ends.append(min(place + k, place + len(clip) - codes) - 1)
+            codes += token in self._codes
         share = np.full((1, 1, len(rows)), 1 / max(count, 1) if count else 0, np.float32)
-        bias = np.zeros((1, 1, len(source), len(source)), np.float32)
         self._visible[: len(source)] = True
-        tokens = self._run(text, rows, source, share, bias, self._clip_feed(rows.size))
-        self._position = len(source)
-        return tokens
+        self._position, clips = len(ids), self._clip_feed(rows.size)
+        if len(source) > 1:
+            one = np.zeros((1, 1, 1, 1), np.float32)
+            self._run(text, rows, source[:1], ends[:1], 0 * share, one, clips, draws=0)
+            source, ends = source[1:], ends[1:]
+        bias = np.zeros((1, 1, len(source), sum(self._visible)), np.float32)
+        return self._run(text, rows, source, ends, share, bias, clips)
 
     def step(self, said: Sequence[int]) -> list[int]:
         """Feed the k tokens of the last patch → those of the next."""
@@ -136,13 +144,14 @@ class PatchDriver:
         self._visible[-1] = True
         bias = np.where(self._visible, np.float32(0), HIDDEN)[None, None, None]
         share = np.zeros((1, 1, 1), np.float32)
-        tokens = self._run([0], np.array([said], np.int64), [1], share, bias, self._said_feed())
+        self._position += self.patch
+        rows = np.array([said], np.int64)
+        tokens = self._run([0], rows, [1], [self._position - 1], share, bias, self._said_feed())
         slot = group.prefix + self._generated % (group.window - 1)
         for buffer in self._buffers[0]:
             buffer[:, :, slot] = buffer[:, :, group.slots - 1]
         self._visible[slot] = True
         self._generated += 1
-        self._position += 1
         self._keep_said()
         return tokens
 
@@ -180,15 +189,23 @@ class PatchDriver:
         self._heard += self.patch
 
     def _run(
-        self, text: list[int], rows: np.ndarray, source: list[int], share: np.ndarray, bias: np.ndarray, more: Feed
+        self,
+        text: list[int],
+        rows: np.ndarray,
+        source: list[int],
+        positions: list[int],
+        share: np.ndarray,
+        bias: np.ndarray,
+        more: Feed,
+        draws: int | None = None,
     ) -> list[int]:
         """One pass → the tokens to be heard."""
-        k, total = self.patch, bias.shape[-1]
+        k, total = self.patch if draws is None else draws, bias.shape[-1]
         feed = {
             "input_ids": np.array([text], np.int64),
             "patch_ids": rows,
             "source": np.array(source, np.int64),
-            "position_ids": self._position + np.arange(len(source), dtype=np.int64)[None],
+            "position_ids": np.array([positions], np.int64),
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
             "attention_bias": np.ascontiguousarray(bias, np.float32),

@@ -34,8 +34,8 @@ Patches = PatchDecoder | PatchCheckpoint
 class PatchOptions:
     """What is asked of an export.
 
-    `prefix` P ≥ 1 positions, `window` W ≥ 2 patches, `clip` codes of the longest clip; `max_position` positions of the
-    backbone that the graph knows (at least P + W).
+    `prefix` P ≥ 1 slots, `window` W ≥ 2 patches, `clip` codes of the longest clip; `max_position` tokens of prefix and
+    utterance together (at least P + W).
     """
 
     weights: WeightFormat | WeightRecipe
@@ -133,7 +133,7 @@ def _emit(nodes: Nodes, weights: Weights, config: PatchConfig, prompt: PromptSpe
     """Every node, in the order in which data walks."""
     ranges = speech_ranges(prompt)
     backbone = Backbone(nodes, weights, options.max_position)
-    longest = max(config.patch * options.max_position, options.clip + config.patch)
+    longest = max(options.max_position, options.clip + config.patch, config.window + config.patch)
     compressor = CompressorNodes(nodes, weights, config, backbone.config.layers, longest)
     extractor = ExtractorNodes(nodes, weights, config, ranges)
     text = weights.embedding(nodes, "input_ids")

@@ -103,10 +103,10 @@ def patch_cases(parts: DecoderParts, prompt: PromptSpec, vocabulary: int, seed: 
     codes = np.arange(prompt.code_offset, prompt.code_offset + prompt.code_count)
     words, cases = np.setdiff1d(np.arange(vocabulary), codes), []
     for length in sorted({1, max(1, group.prefix - 1), group.prefix}):
-        steps = min(step_counts(parts)[length < group.prefix], parts.max_position - length)
         patches = min(-(-parts.patch.clip // size), length // 2)
         clip = random.choice(codes, max(0, min(parts.patch.clip, patches * size - 1))).tolist()
         text = random.choice(words, length - patches).tolist()
+        steps = min(step_counts(parts)[length < group.prefix], (parts.max_position - len(text) - len(clip)) // size)
         tokens = tuple(random.choice(codes, max(1, steps) * size).tolist())
         cases.append(Case(f"prefix {length}", (*text[:-1], *clip, text[-1]), tokens, len(tokens)))
     return cases
@@ -129,7 +129,7 @@ def check_patches(
 def draw(sides: PatchSides, cases: Sequence[Case], sampling: SamplingSpec) -> list[Drawn]:
     """What the file draws after the prefixes of `cases`: as the voice does, by every rule, and greedily."""
     driver, parts, drawn = sides.open(), sides.parts, []
-    patches = min(PATCHES, parts.max_position - parts.cache.groups[0].prefix)
+    patches = min(PATCHES, (parts.max_position - max(len(case.prefix) for case in cases)) // step_tokens(parts))
     # Stops are out of sight for the first half; behind it the utterance may end, in the middle of a patch.
     least = patches * step_tokens(parts) // 2
     kinds = {"its own sampling": sampling, "every rule": EVERY_RULE, "greedy": SamplingSpec(temperature=0)}

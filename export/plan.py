@@ -103,7 +103,7 @@ def _speaking(voice: Voice, request: Request) -> DecoderOptions | PatchOptions:
     fixed = sum(isinstance(item, int) for item in spec.prompt.layout)
     if prefix <= fixed:
         raise OptionError(f"--prefix {prefix}: the layout alone takes {fixed} slots, at least {fixed + 1} are needed")
-    positions = prefix + max(window, spec.steps)
+    positions = spec.reach(prefix, window)
     if spec.patch is not None:
         if request.cache != "fp32":
             raise OptionError(f"--cache {request.cache}: the caches of a patch voice are fp32 so far")

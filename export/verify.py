@@ -20,7 +20,7 @@ from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle
 from sottovoce.runtime.manifest import Manifest, Prompt, WeightFormat, parse
-from sottovoce.runtime.prefix import build_prefix, prefix_slots, text_room
+from sottovoce.runtime.prefix import build_prefix, text_room
 from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak
 from sottovoce.runtime.strict_json import read_json
@@ -143,5 +143,4 @@ def _spoken(bundle: Bundle, name: str, prompt: Prompt) -> Iterator[Case]:
 
 def _room(bundle: Bundle, prefix: Sequence[int]) -> int:
     """Tokens that can follow `prefix` before positions end."""
-    manifest = bundle.manifest
-    return (manifest.max_position - prefix_slots(manifest, prefix)) * (manifest.patch.size if manifest.patch else 1)
+    return bundle.manifest.max_position - len(prefix)

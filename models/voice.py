@@ -60,6 +60,13 @@ class VoiceSpec:
             return self.prefix
         return self.prefix - longest + -(-longest // self.patch.patch)
 
+    def reach(self, prefix: int, window: int) -> int:
+        """Positions of the longest utterance in P = `prefix` slots and W = `window` steps, as graphs have to know them.
+
+        They count tokens; tables of rotary rows have one for every slot besides.
+        """
+        return max(prefix + self.prefix - self.slots + self.max_new_tokens, prefix + window)
+
     @property
     def cached(self) -> int:
         """W of the voice's own window, in steps; one that is full holds the longest utterance and never wraps."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sottovoce.errors import BundleError
 from sottovoce.runtime.strict_json import read_json
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the bundle contract; raised whenever the meaning of a field changes."""
 
 MANIFEST = "manifest.json"
@@ -286,7 +286,7 @@ class Manifest:
 
     `decoder` is a graph of inputs and outputs `io`; `prefill` is None where it reads prefixes too (flavour `ort`).
     `patch` is None where a step says one token, drawn from the logits it gives. `max_new_tokens` is the voice's longest
-    utterance in generated tokens (None: not known, as for a decoder alone); `max_position` counts the backbone's.
+    utterance in generated tokens (None: not known, as for a decoder alone); `max_position` counts prefix and utterance.
     """
 
     schema: int

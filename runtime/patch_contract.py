@@ -1,13 +1,17 @@
 """What the graph of a patch voice takes and gives: one run reads a patch, or a piece of the prefix, and draws k tokens.
 
 For loops in any language, beside `manifest.json`. Letters: T text tokens, N patches, k tokens of a patch, C = N·k, M
-positions of the backbone, P prefix slots, W patches of its window, w tokens of the compressor's, J tokens that are
+places that the backbone reads, P prefix slots, W patches of its window, w tokens of the compressor's, J tokens that are
 drawn, R remembered indices of logits, V' logits, d numbers of the speaker.
 
 What the backbone reads is picked by `source` [M] from T embedded tokens and N patches behind them. In the prefix these
-are the layout's tokens but codes, each a position, and the clip's codes in patches, each a position where its codes
-stand; after it the one patch that was said last. What `source` leaves out may be any one token, or a patch of -1 alone.
-`patch_ids` [N,k] hold token ids, and -1 behind the last one of the clip, whose last patch may be short.
+are the layout's tokens but codes, each a place and a slot, and the clip's codes in patches, each a place where its
+codes stand; after it the one patch that was said last. What `source` leaves out may be any one token, or a patch of -1
+alone. `patch_ids` [N,k] hold token ids, and -1 behind the last one of the clip, whose last patch may be short.
+
+`position_ids` count tokens: a place's is that of its last token among all of prefix and utterance, from 0 on. In the
+first run of an utterance they have to be consecutive: the engine's attention reads the first one there and counts on,
+so the clip's patches, which are further apart, wait for the next run.
 
 `speaker` [1,1,d] gains `speaker_share` [1,1,N] of the patches and comes out as `next_speaker`, to be fed to the next
 run: zeros at first; shares of 1/count in the runs that read the clip, count its patches in all; 0 otherwise.

@@ -24,7 +24,7 @@ class PatchSource:
     """The `Source` of a patch voice: a step reads the last patch and says the next, drawn in the graph."""
 
     def __init__(self, bundle: Bundle, spec: PatchSpec, prefill_chunk: int = PREFILL_CHUNK) -> None:
-        """Allocate the buffers; a prefix is read `prefill_chunk` positions at a time."""
+        """Allocate the buffers; a prefix is read `prefill_chunk` slots at a time."""
         check_chunk(prefill_chunk)
         manifest, prompt = bundle.manifest, bundle.voice.prompt
         backbone, *small = manifest.cache.fed
@@ -37,12 +37,13 @@ class PatchSource:
         self._speaker, self._next_speaker = (np.zeros((1, 1, spec.speaker), np.float32) for _ in range(2))
         self._count = np.zeros((), np.int64)
         self._patch = np.zeros((1, spec.size), np.int64)
+        self._heard = 0
         self._position = np.empty((1, 1), np.int64)
 
     @property
     def position(self) -> int:
-        """See `Source`."""
-        return self.cache.filled + self.cache.generated
+        """See `Source`: that of the last token of the patch that the next step reads."""
+        return self._heard + self.size - 1
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +54,8 @@ class PatchSource:
         """See `Source`."""
         pieces = cut_prefix(utterance.prefix, self._codes, self.size, self.prefill_chunk)
         patches = sum(len(piece.patches) for piece in pieces)
-        check_prefix(sum(len(piece.source) for piece in pieces), min(self.cache.prefix, self.max_position))
+        check_prefix(sum(len(piece.source) for piece in pieces), self.cache.prefix)
+        check_position(len(utterance.prefix) - 1, self.max_position)
         if patches > -(-self.spec.clip // self.size):
             raise TextError(f"the prompt is longer than the {self.spec.clip} codes that this bundle holds: shorten it")
         self.cache.init_state()
@@ -66,6 +68,7 @@ class PatchSource:
         said = self._read(pieces[-1], patches, self._sampling.feeds)
         if self.compressor:
             self.compressor.begin()
+        self._heard = len(utterance.prefix)
         self._said = self._said_feeds()
         self._binding = self._bind(self._said)
         return said
@@ -75,6 +78,7 @@ class PatchSource:
         check_position(self.position, self.max_position)
         self._position[0, 0] = self.position
         said = self._run(self._binding)
+        self._heard += self.size
         self.cache.advance()
         if self.compressor:
             self.compressor.advance()
@@ -87,11 +91,11 @@ class PatchSource:
     def _read(self, piece: Piece, patches: int, sampling: dict[str, Array]) -> list[int]:
         """Run a piece of a prefix whose clip has so many `patches`; the tokens that were to be drawn."""
         start, count = self.cache.filled, len(piece.source)
-        positions = np.arange(start, start + count, dtype=np.int64)
+        slots, positions = np.arange(start, start + count), np.array([piece.positions], np.int64)
         rows = piece.patches if len(piece.patches) else np.full((1, self.size), -1, np.int64)
         share = np.full((1, 1, len(rows)), 1 / patches if len(piece.patches) else 0, np.float32)
-        bias = np.where(np.arange(start + count) > positions[:, None], HIDDEN, np.float32(0))
-        feeds = self._feeds(piece, rows, positions[None], bias[None, None], share) | sampling
+        bias = np.where(np.arange(start + count) > slots[:, None], HIDDEN, np.float32(0))
+        feeds = self._feeds(piece, rows, positions, bias[None, None], share) | sampling
         if self.compressor:
             feeds |= self.compressor.clip_feeds(piece.first * self.size if len(piece.patches) else 0, rows.size)
         said = self._run(self._bind(feeds))
@@ -102,7 +106,8 @@ class PatchSource:
     def _said_feeds(self) -> dict[str, Array]:
         """Inputs of a step, in memory that stays where it is."""
         share = np.zeros((1, 1, 1), np.float32)
-        feeds = self._feeds(Piece((), self._patch, 0, (1,)), self._patch, self._position, self.cache.bias, share)
+        piece = Piece((), self._patch, 0, (1,), ())
+        feeds = self._feeds(piece, self._patch, self._position, self.cache.bias, share)
         return feeds | self._sampling.feeds | (self.compressor.said_feeds() if self.compressor else {})
 
     def _feeds(self, piece: Piece, patches: Ints, positions: Ints, bias: Floats, share: Floats) -> dict[str, Array]:

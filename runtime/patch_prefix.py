@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,34 +11,41 @@ from sottovoce.runtime.session import Ints
 
 @dataclass(frozen=True)
 class Piece:
-    """Some positions of a prefix: `text` tokens and the clip's `patches` [n,k] from number `first` on.
+    """Some places of a prefix: `text` tokens and the clip's `patches` [n,k] from number `first` on.
 
-    `source`: which of them stands at each position, patches counted behind the text (at least one token of it).
+    `source`: which of them stands at each place, patches counted behind the text (at least one token of it);
+    `positions`: where in the prefix the last token of each stands.
     """
 
     text: tuple[int, ...]
     patches: Ints
     first: int
     source: tuple[int, ...]
+    positions: tuple[int, ...]
 
 
 def cut_prefix(prefix: Sequence[int], codes: range, size: int, most: int) -> list[Piece]:
-    """`prefix` in pieces of at most `most` positions; `codes` are the clip's ids, `size` of them a patch."""
+    """`prefix` in pieces of at most `most` places; `codes` are the clip's ids, `size` of them a patch.
+
+    The first piece ends before positions jump, as `patch_contract.py` asks for.
+    """
     clip = [token for token in prefix if token in codes]
     patches = np.array(clip + [-1] * (-len(clip) % size), np.int64).reshape(-1, size)
-    places, seen = list[int | None](), 0  # a token of text, or None for a patch
-    for token in prefix:
-        if token not in codes:
-            places.append(token)
-        else:
-            places += [None] * (seen % size == 0)
-            seen += 1
+    places, ends, seen = list[int | None](), list[int](), 0  # a token of text, or None for a patch
+    for position, token in enumerate(prefix):
+        begins = token not in codes or seen % size == 0
+        places += [None if token in codes else token] * begins
+        ends[len(places) - 1 :] = [position]
+        seen += token in codes
     pieces, first = list[Piece](), 0
-    for start in range(0, len(places), most):
-        chunk = places[start : start + most]
+    begun = next((n for n in range(1, len(ends)) if ends[n] > ends[n - 1] + 1), most)
+    starts = [0, *range(min(begun, most), len(places), most)]
+    for start, end in pairwise([*starts[: len(places)], len(places)]):
+        chunk = places[start:end]
         text = tuple(place for place in chunk if place is not None)
         count = len(chunk) - len(text)
-        pieces.append(Piece(text, patches[first : first + count], first, _order(chunk, max(1, len(text)))))
+        source, positions = _order(chunk, max(1, len(text))), tuple(ends[start:end])
+        pieces.append(Piece(text, patches[first : first + count], first, source, positions))
         first += count
     return pieces
 

@@ -40,7 +40,7 @@ def fill_layout(
 
 
 def prefix_slots(manifest: Manifest, ids: Sequence[int]) -> int:
-    """Slots, and positions, that the prefix `ids` takes: one per token, one per patch for the clip's codes."""
+    """Slots that the prefix `ids` takes: one per token, one per patch for the clip's codes."""
     if manifest.patch is None or manifest.prompt is None:
         return len(ids)
     start, size = manifest.prompt.code_offset, manifest.patch.size
@@ -58,8 +58,9 @@ def _transcript_ids(bundle: Bundle, prompt: Prompt) -> tuple[int, ...]:
 def text_room(bundle: Bundle, prompt: Prompt) -> int:
     """Text tokens one sentence may have beside `prompt`; raises PromptError where it leaves no room."""
     spec, slots = bundle.voice.prompt, bundle.manifest.cache.groups[0].prefix
-    fixed = prefix_slots(bundle.manifest, build_prefix(bundle, (), prompt))
-    room = min(slots, bundle.manifest.max_position) - fixed
+    alone = build_prefix(bundle, (), prompt)
+    fixed = prefix_slots(bundle.manifest, alone)
+    room = min(slots - fixed, bundle.manifest.max_position - len(alone))
     if room < 1:
         codec = bundle.voice.codec
         size = bundle.manifest.patch.size if bundle.manifest.patch else 1

@@ -108,7 +108,7 @@ class PatchVoice:
     @property
     def position(self) -> int:
         """See `Source`."""
-        return self._stream.backbone.position
+        return self._stream.backbone.position + self.size - 1
 
     def begin(self, utterance: Utterance) -> list[int]:
         """See `Source`."""
@@ -162,7 +162,7 @@ def _manifest(voice: Voice, codec: Codec) -> Manifest:
         io=IoSpec((), ()),
         weights=WeightSpec("fp32", "fp32", "fp32", None),
         head=HeadSpec(spoken_ranges(spec.prompt)),
-        max_position=spec.slots + max(spec.cached, spec.steps),
+        max_position=spec.reach(spec.slots, spec.cached),
         prompt=spec.prompt,
         text=spec.text,
         sampling=spec.sampling,

@@ -64,11 +64,13 @@ class PatchConfig:
         """The paper's layers, window and slots in the sizes of `backbone`: its d, ff and head_dim.
 
         As many heads as fill d, so that head_dim is a multiple of 16 where the backbone's is, as the fused attention op
-        asks for rotary; half as many look across, as in the paper (4 beside 8).
+        asks for rotary; half as many look across, as in the paper (4 beside 8). The extractor has a sixth of the
+        backbone's layers, as in the paper (4 beside 24), and at least 2.
         """
         heads = max(1, backbone.hidden_size // backbone.head_dim)
         sizes = heads, backbone.head_dim, max(1, heads // 2), backbone.intermediate_size
-        return cls(patch, StackConfig(1, *sizes), StackConfig(4, *sizes), compressor, speaker)
+        depth = max(2, backbone.layers // 6)
+        return cls(patch, StackConfig(1, *sizes), StackConfig(depth, *sizes), compressor, speaker)
 
 
 def _llama(backbone: DecoderConfig, layers: int, heads: int, head_dim: int, ff: int) -> DecoderConfig:

@@ -63,7 +63,7 @@ class PatchDecoder(nn.Module):
         embedded = self.backbone.model.embed_tokens(ids)
         x, speaker = self.read(embedded, places)
         mask = None if window is None else wand_mask(x.shape[1], places.prefix, window)
-        return self._tell(self.backbone(None, mask=mask, inputs_embeds=x), speaker, embedded, places)
+        return self._tell(self.backbone(None, places.positions, mask, x), speaker, embedded, places)
 
     def read(self, embedded: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         """Embedded rows [B,T,d] → what the backbone reads [B,M,d], and the speaker s [B,d]."""

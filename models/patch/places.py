@@ -1,13 +1,17 @@
 """Which token goes where when a row of tokens becomes positions of the backbone. Knows indices, no weights.
 
-A row is `[prefix…, code, code, …]` as in training. Text and marks take a position each; the codes of the clip in the
-prefix, and those that are generated, a position for each patch. A code in the prefix is told by its id: the clip is one
+A row is `[prefix…, code, code, …]` as in training. Text and marks take a place each; the codes of the clip in the
+prefix, and those that are generated, a place for each patch. A code in the prefix is told by its id: the clip is one
 run of codes, and no text has ids of codes.
+
+A place's position is that of its last token in the row. Not in the paper, which tells none: so distances stay what the
+backbone learned them to be, and a patch is heard where it ends, with what follows it next to come.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -33,14 +37,15 @@ class Stream:
 class Places:
     """`clip` and `said`, the streams that become patches, and what they and the other tokens become.
 
-    `source` [B,M] int64: each position's input, counted over T tokens, then the clip's patches, then those said; what
-    follows a row's own positions is not read. `prefix` [B] int64: positions of the prefix. `first` and `end` [B] int64:
-    tokens from which the first said one follows, and after which none does.
+    `source` [B,M] int64: each place's input, counted over T tokens, then the clip's patches, then those said; what
+    follows a row's own places is not read. `positions` [B,M] int64: of each place. `prefix` [B] int64: places of the
+    prefix. `first` and `end` [B] int64: tokens from which the first said one follows, and after which none does.
     """
 
     clip: Stream
     said: Stream
     source: Tensor
+    positions: Tensor
     prefix: Tensor
     first: Tensor
     end: Tensor
@@ -62,7 +67,9 @@ def find_places(ids: Tensor, prefix: Tensor, lengths: Tensor, codes: range, patc
     order = (~first).int().argsort(dim=1, stable=True)[:, : int(first.sum(1).max())]
     kept = first.gather(1, order)
     source = source.gather(1, order).where(kept, 0)
-    return Places(clip, said, source, (first & begun).sum(1), prefix - 1, lengths)
+    following = F.pad(order.where(kept, lengths[:, None])[:, 1:], (0, 1), value=ids.shape[1])
+    positions = torch.minimum(following, lengths[:, None]) - 1
+    return Places(clip, said, source, positions, (first & begun).sum(1), prefix - 1, lengths)
 
 
 def gather(rows: Tensor, index: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class PatchStream:
     def __init__(self, decoder: PatchDecoder, prefix: int, window: int, fill: float = 0.0) -> None:
         """P = `prefix` positions, W = `window` patches, the current one included; caches hold `fill` at the start."""
         self.decoder = decoder
-        self.backbone = RingDecoder(decoder.backbone, prefix, window, fill)
+        self.backbone = RingDecoder(decoder.backbone, prefix, window, fill, decoder.config.patch)
         self.compressor = CompressorStream(decoder.compressor, fill)
         self.extractor = ExtractorStream(decoder.extractor, decoder.config.patch, fill)
         self.said: list[int] = []
@@ -117,7 +117,7 @@ class PatchStream:
         row, count = torch.tensor([ids]), torch.tensor([len(ids)])
         places = find_places(row, count, count, self.decoder.codes, self.decoder.config.patch)
         x, self.speaker = self.decoder.read(self._embed(row), places)
-        self.context = self.backbone.prefill_embedded(x)[:, -1]
+        self.context = self.backbone.prefill_embedded(x, places.positions[0])[:, -1]
 
     @torch.no_grad()
     def patch(self, draw: Draw) -> list[int]:

@@ -209,7 +209,7 @@ def test_the_config_is_plain_json(whole: Path) -> None:
     assert section["patch"] == {
         "patch": 4,
         "compressor_layers": {"layers": 1, **sizes},
-        "extractor_layers": {"layers": 4, **sizes},
+        "extractor_layers": {"layers": 2, **sizes},
         "compressor": "attention",
         "speaker": "pooled",
         "window": 16,

@@ -38,7 +38,7 @@ def test_a_bundle_tells_how_it_is_driven(patch_bundle: Path) -> None:
         ("extractor", "token", "graph", 0, 4),
     ]
     assert manifest.cache.bytes == sum(group.nbytes for group in manifest.cache.groups[:2])
-    assert manifest.max_position == 60 + 23  # 90 tokens in patches of 4
+    assert manifest.max_position == 60 + 30 + 90  # a clip of 40 takes ten of the 60 slots, and 90 tokens are said
     assert manifest.parity == "passed"
     parity = read_parity(patch_bundle)
     assert parity.passed and parity.drawn and parity.drawn.graph == parity.drawn.torch == 1.0

@@ -21,13 +21,10 @@ def qwen(**changes: int) -> DecoderConfig:
 
 
 def test_sizes_are_the_backbones() -> None:
-    config = PatchConfig.of(qwen(), 4)
-    assert (config.window, config.slots, config.compressor_layers.layers, config.extractor_layers.layers) == (
-        16,
-        4,
-        1,
-        4,
-    )
+    config = PatchConfig.of(qwen(num_hidden_layers=24), 4)
+    assert (config.window, config.slots, config.compressor_layers.layers) == (16, 4, 1)
+    depths = {n: PatchConfig.of(qwen(num_hidden_layers=n), 4).extractor_layers.layers for n in (2, 12, 16, 24, 28)}
+    assert config.extractor_layers.layers == depths[24] and depths == {2: 2, 12: 2, 16: 2, 24: 4, 28: 4}
     assert config.extractor_layers.tokens(qwen()).heads * 64 == 896 and config.extractor_layers.ff == 4864
     assert config.compressor_layers.cross(qwen()).head_dim == 128
     wide = qwen(hidden_size=1024, num_attention_heads=16, head_dim=128)
@@ -48,6 +45,9 @@ def test_where_tokens_go() -> None:
     ids, prefix, lengths = padded(*ROWS)
     places = find_places(ids, prefix, lengths, range(10, 60), 4)
     assert places.prefix.tolist() == [1 + 5 + 1 + 3 + 1, 1 + 3 + 1 + 0 + 1, 1 + 7 + 1 + 2]
+    assert places.positions[0, :15].tolist() == [*range(7), 10, 14, 15, 16, *(16 + 4 * n for n in (1, 2, 3)), 30]
+    assert places.positions[1, :12].tolist() == [*range(6), 9, 13, 17, 21, 25, 26]
+    assert places.positions[2, :12].tolist() == [*range(9), 12, 14, 17]
     T = ids.shape[1]
     clip, said = [T, T + 1, T + 2], [T + 3 + i for i in range(6)]
     assert places.source[0, :15].tolist() == [*range(7), *clip, 16, *said[:4]]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from benchmarks.patch_source import Counted
 
 from sottovoce.errors import OptionError, TextError
@@ -77,7 +76,8 @@ def test_it_says_what_torch_says(bundle: Bundle, patches: PatchDecoder, chunk: i
         counted.runs = 0
         generation = Generation(source, utterance)
         assert list(generation) == by_torch(patches, bundle, utterance)[0]
-        pieces = -(-prefix_slots(bundle.manifest, prefix) // chunk)
+        pieces = len(cut_prefix(prefix, range(48), 4, chunk))
+        assert pieces == 1 + -(-(prefix_slots(bundle.manifest, prefix) - 7) // chunk) + 6 // chunk
         assert counted.runs == pieces + len(generation.step_seconds) == pieces + 22
         assert generation.stopped == "max length" and len(generation.tokens) == 90
 
@@ -93,7 +93,7 @@ def test_it_says_what_torch_says(bundle: Bundle, patches: PatchDecoder, chunk: i
 def test_other_nets_and_backbones(tmp_path: Path, bundle: Bundle, size: int, compressor, speaker, name: str) -> None:
     """Without a compressor's cache, without a speaker; with learned positions; a prefix in pieces."""
     patches = tiny_patches(size, compressor, speaker, name)
-    parts = export_patches(patches, PROMPT, PatchOptions("fp32", 24, 5, 9, 60), tmp_path)
+    parts = export_patches(patches, PROMPT, PatchOptions("fp32", 24, 5, 9, 80), tmp_path)
     same = {field: getattr(parts, field) for field in ("cache", "io", "head", "max_position", "patch")}
     session = open_session(tmp_path / "decoder.onnx", 1)
     manifest = replace(bundle.manifest, prompt=PROMPT, max_new_tokens=None, **same)
@@ -121,7 +121,7 @@ def test_a_stop_inside_a_patch_ends_it_there(bundle: Bundle, patches: PatchDecod
         counted.runs, generation = 0, Generation(source, utterance)
         assert list(generation) == said
         assert generation.stopped == ("stop token" if ended else "max length")
-        assert counted.runs == 1 + len(generation.step_seconds)
+        assert counted.runs == 2 + len(generation.step_seconds)
         if ended:
             assert len(said) >= seed % 9
             places.add(len(said) % 4)
@@ -163,13 +163,13 @@ def test_where_a_stop_may_stand(patches: list[list[int]], said: list[int], stopp
 
 def test_it_ends_where_positions_do(bundle: Bundle) -> None:
     source, _ = open_source(bundle)
-    source.max_position = 12
     prefix = build_prefix(bundle, (60, 61), Prompt((1, 2, 3), "i"))
+    assert prefix_slots(bundle.manifest, prefix) == len(prefix) - 2
+    source.max_position = len(prefix) + 8
     generation = Generation(source, Utterance(prefix, EVERY_RULE, 0, FREE, 90))
-    slots = prefix_slots(bundle.manifest, prefix)
-    assert slots == len(prefix) - 2
-    assert len(list(generation)) == 4 * (12 - slots + 1) and generation.stopped == "max position"
-    with pytest.raises(TextError, match="position 12 is past"):
+    # Two patches can be read, each where its last token stands, and a third said.
+    assert len(list(generation)) == 4 * 3 and generation.stopped == "max position"
+    with pytest.raises(TextError, match=f"position {len(prefix) + 11} is past the graph's last one, {len(prefix) + 7}"):
         source.step()
 
 
@@ -185,6 +185,9 @@ def test_prefixes_that_do_not_fit(bundle: Bundle, prefix: tuple[int, ...], says:
     source, counted = open_source(bundle)
     with pytest.raises(TextError, match=says):
         source.begin(Utterance(prefix, EVERY_RULE, 0, 0, 9))
+    source.max_position = 5
+    with pytest.raises(TextError, match="position 5 is past" if prefix else says):
+        source.begin(Utterance(prefix[:6], EVERY_RULE, 0, 0, 9))
     assert counted.runs == 0
 
 
@@ -214,9 +217,11 @@ def test_caches_are_the_manifests(bundle: Bundle) -> None:
 def test_a_prefix_is_cut_anywhere() -> None:
     """Words 60.., codes 0..47: the pieces say what the whole says, in its order."""
     prefix = (60, 61, *range(9), 62, MARKS[0])
-    (whole,) = cut_prefix(prefix, range(48), 4, 100)
-    assert whole.text == (60, 61, 62, MARKS[0]) and whole.source == (0, 1, 4, 5, 6, 2, 3)
+    text, whole = cut_prefix(prefix, range(48), 4, 100)
+    assert (text.text, text.source, text.positions) == ((60, 61), (0, 1), (0, 1))
+    assert whole.text == (62, MARKS[0]) and whole.source == (2, 3, 4, 0, 1)
     assert whole.patches.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, -1, -1, -1]]
+    assert whole.positions == (5, 9, 10, 11, 12)
     pieces = cut_prefix(prefix, range(48), 4, 2)
     assert [(p.text, len(p.patches), p.first, p.source) for p in pieces] == [
         ((60, 61), 0, 0, (0, 1)),
@@ -224,4 +229,11 @@ def test_a_prefix_is_cut_anywhere() -> None:
         ((62,), 1, 2, (1, 0)),
         ((MARKS[0],), 0, 3, (0,)),
     ]
-    assert torch.tensor(pieces[1].patches.tolist()).tolist() == whole.patches[:2].tolist()
+    assert pieces[1].patches.tolist() == whole.patches[:2].tolist()
+    assert [p.positions for p in pieces] == [(0, 1), (5, 9), (10, 11), (12,)]
+
+
+def test_a_clip_that_comes_first() -> None:
+    """The first patch alone is read at its last code's position; the second waits for the next run."""
+    pieces = cut_prefix((*range(6), 60), range(48), 4, 100)
+    assert [(p.source, p.positions) for p in pieces] == [((1,), (3,)), ((1, 0), (5, 6))]
