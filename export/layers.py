@@ -43,10 +43,21 @@ class Layers:
 
     def layer(self, x: str, where: str, past: str, present: str) -> str:
         """One whole layer over x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
-        normed = self.norm(x, f"{where}.input_layernorm")
+        return self.nodes.add("Add", list(self.summands(x, "", where, past, present)), where)
+
+    def summands(self, x: str, plus: str, where: str, past: str, present: str) -> tuple[str, str]:
+        """The same over x + `plus` ("" for none), its last sum left to the norm that comes next.
+
+        In a loop's body the engine does not fuse the two by itself.
+        """
+        normed, x = self.sum_and_norm(x, plus, f"{where}.input_layernorm")
         attended = self.attention(normed, f"{where}.self_attn", past, present)
         normed, x = self.add_and_norm(attended, x, f"{where}.post_attention_layernorm")
-        return self.nodes.add("Add", [x, self.feed_forward(normed, f"{where}.mlp")], where)
+        return x, self.feed_forward(normed, f"{where}.mlp")
+
+    def sum_and_norm(self, x: str, plus: str, where: str) -> tuple[str, str]:
+        """The norm of x + `plus` ("" for none), and x + `plus` itself."""
+        return self.add_and_norm(plus, x, where) if plus else (self.norm(x, where), x)
 
     def norm(self, x: str, where: str) -> str:
         """The family's norm over the last axis."""

@@ -35,11 +35,16 @@ class Across(Layers):
 
     def look(self, nodes: Nodes, x: str, where: str, keys: list[str], bias: str = "") -> str:
         """x [N,T,d] over `keys` and values [N,S,d] → [N,T,d], emitted into `nodes`; `bias` [N,1,T,S] or nothing."""
+        return nodes.add("Add", list(self.seen(nodes, x, "", where, keys, bias)), where)
+
+    def seen(self, nodes: Nodes, x: str, plus: str, where: str, keys: list[str], bias: str = "") -> tuple[str, str]:
+        """The same over x + `plus` ("" for none), its last sum left to the norm that comes next."""
         here = Across(nodes, self.weights, self.config, self.wires)
-        query = self.weights.linear(nodes, here.norm(x, f"{where}.norm"), f"{where}.attention.q_proj")
+        normed, x = here.sum_and_norm(x, plus, f"{where}.norm")
+        query = self.weights.linear(nodes, normed, f"{where}.attention.q_proj")
         inputs = [query, *keys, *(["", "", bias] if bias else [])]
         seen = nodes.add("MultiHeadAttention", inputs, f"{where}.attention", CONTRIB, num_heads=self.config.heads)
-        return nodes.add("Add", [x, self.weights.linear(nodes, seen, f"{where}.attention.o_proj")], where)
+        return x, self.weights.linear(nodes, seen, f"{where}.attention.o_proj")
 
 
 class CompressorNodes:
@@ -137,14 +142,15 @@ class ExtractorNodes:
 
     def step(self, body: Nodes, x: str, step: str) -> str:
         """x [1,1,d] as token number `step` → logits [V']."""
-        tokens = Layers(body, self.weights, self.shape, self._wires(body, step))
+        tokens, plus = Layers(body, self.weights, self.shape, self._wires(body, step)), ""
         for number, keys in enumerate(self.keys):
             where = f"extractor.layers.{number}"
-            x = self.across.look(body, x, f"{where}.cross", keys)
-            x = tokens.layer(x, f"{where}.tokens", f"slots.{number}", f"next.slots.{number}")
-        flat = body.integers("extractor.flat", [1, self.width])
-        hidden = body.add("Reshape", [tokens.norm(x, "extractor.norm"), flat], "extractor.hidden")
-        joined = body.add("Concat", self.weights.head(body, hidden, self.ranges), "lm_head", axis=1)
+            x, plus = self.across.seen(body, x, plus, f"{where}.cross", keys)
+            x, plus = tokens.summands(x, plus, f"{where}.tokens", f"slots.{number}", f"next.slots.{number}")
+        normed, _ = tokens.sum_and_norm(x, plus, "extractor.norm")
+        hidden = body.add("Reshape", [normed, body.integers("extractor.flat", [1, self.width])], "extractor.hidden")
+        pieces = self.weights.head(body, hidden, self.ranges)
+        joined = body.add("Concat", pieces, "lm_head", axis=1) if len(pieces) > 1 else pieces[0]
         return body.add("Squeeze", [joined, body.integers("extractor.row", [0])], BODY_LOGITS)
 
     def embed(self, body: Nodes, ids: str, step: str) -> str:

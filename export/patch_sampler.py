@@ -33,13 +33,13 @@ class GraphSampler:
             "sampler.float_zero": np.float32(0),
             "sampler.float_one": np.float32(1),
             "sampler.hidden": np.float32(-np.inf),
-            # A last place for -1, which is no index.
-            "sampler.unseen": np.zeros(len(ids) + 1, bool),
+            "sampler.beyond": np.zeros(1, np.float32),
             "sampler.stops": np.isin(ids, stop),
             "sampler.ids": ids,
         }.items():
             nodes.file.initializers.append(from_array(np.asarray(value), name))
         self._remember(nodes)
+        self._prepare(nodes)
 
     def _remember(self, nodes: Nodes) -> None:
         """Which of the R indices lie in either window: `recent.repetition` and `recent.ras`, [R] bool."""
@@ -49,11 +49,18 @@ class GraphSampler:
         for kind in ("repetition", "ras"):
             nodes.add("LessOrEqual", [age, f"{kind}_window"], f"recent.{kind}")
 
+    def _prepare(self, nodes: Nodes) -> None:
+        """`wait.biases` [2,V'], of tokens that may be stops and of those that may not; whether top-p cuts."""
+        waiting = nodes.add("Where", ["sampler.stops", "sampler.hidden", "logit_bias"], "wait.bias")
+        rows = [nodes.add("Unsqueeze", [bias, "sampler.axis"], f"{bias}.row") for bias in ("logit_bias", waiting)]
+        nodes.add("Concat", rows, "wait.biases", axis=0)
+        nodes.add("Not", [nodes.add("Less", ["top_p", "sampler.float_one"], "top_p.on")], "top_p.off")
+
     def draw(self, nodes: Nodes, logits: str, history: str, step: str) -> str:
         """The index [] int64 of token number `step` [] of this run, from `logits` [V'] and indices `history` [R]."""
-        scores = self._penalised(nodes, nodes.add("Add", [logits, "logit_bias"], "biased"), history)
-        waiting = nodes.add("And", ["sampler.stops", nodes.add("Less", [step, "wait"], "wait.on")], "wait.stops")
-        scores = nodes.add("Where", [waiting, "sampler.hidden", scores], "wait.scores")
+        waits = nodes.add("Cast", [nodes.add("Less", [step, "wait"], "wait.on")], "wait.which", to=_INT64)
+        bias = nodes.add("Gather", ["wait.biases", waits], "wait.chosen", axis=0)
+        scores = self._penalised(nodes, nodes.add("Add", [logits, bias], "biased"), history)
         scores = nodes.add("Div", [scores, "temperature"], "scores")
         pair = nodes.add("Gather", ["uniforms", step], "uniform.pair")
         first = nodes.add("Gather", [pair, "sampler.zero"], "uniform.first")
@@ -70,13 +77,15 @@ class GraphSampler:
     def _penalised(self, nodes: Nodes, logits: str, history: str) -> str:
         """Logits of recent indices made less likely: l > 0 → l / p, else l · p."""
         recent = nodes.add("Where", ["recent.repetition", history, "sampler.none"], "penalty.recent")
-        marked = nodes.add("ScatterElements", ["sampler.unseen", recent, "recent.repetition"], "penalty.marked", axis=0)
-        seen = nodes.add("Slice", [marked, "sampler.axis", "sampler.all"], "penalty.seen")
-        positive = nodes.add("Greater", [logits, "sampler.float_zero"], "penalty.positive")
-        less = nodes.add("Div", [logits, "repetition_penalty"], "penalty.less")
-        lower = nodes.add("Mul", [logits, "repetition_penalty"], "penalty.lower")
+        # A last place for -1, which is no index.
+        longer = nodes.add("Concat", [logits, "sampler.beyond"], "penalty.longer", axis=0)
+        found = nodes.add("Gather", [longer, recent], "penalty.found")
+        positive = nodes.add("Greater", [found, "sampler.float_zero"], "penalty.positive")
+        less = nodes.add("Div", [found, "repetition_penalty"], "penalty.less")
+        lower = nodes.add("Mul", [found, "repetition_penalty"], "penalty.lower")
         punished = nodes.add("Where", [positive, less, lower], "penalty.punished")
-        return nodes.add("Where", [seen, punished, logits], "penalty.scores")
+        marked = nodes.add("ScatterElements", [longer, recent, punished], "penalty.marked", axis=0)
+        return nodes.add("Slice", [marked, "sampler.axis", "sampler.all"], "penalty.scores")
 
     def _redrawn(self, nodes: Nodes, index: str, scores: str, history: str, uniform: str) -> str:
         """`index`, or where the last ones hold it too often, a draw from all `scores`, which nothing truncates."""
@@ -99,14 +108,13 @@ _INT64 = TensorProto.INT64
 def _top_p_draw(nodes: Nodes, scores: str, uniform: str) -> str:
     """An index of `scores` [V'] from the top-k, then top-p survivors, at `uniform` []."""
     order, shares = _likeliest(nodes, scores, "top_k", "draw")
-    cut = nodes.add("Less", ["top_p", "sampler.float_one"], "top_p.on")
     before = nodes.add("CumSum", [shares, "sampler.zero"], "top_p.before", exclusive=1)
     inside = nodes.add("Less", [before, "top_p"], "top_p.inside")
-    inside = nodes.add("Or", [inside, nodes.add("Not", [cut], "top_p.off")], "top_p.kept")
+    inside = nodes.add("Or", [inside, "top_p.off"], "top_p.kept")
     shares = nodes.add("Where", [inside, shares, "sampler.float_zero"], "top_p.shares")
     whole = nodes.add("ReduceSum", [shares], "top_p.sum", keepdims=0)
     # Without a cut the contract does not divide, and the sum of all is not quite 1.
-    whole = nodes.add("Where", [cut, whole, "sampler.float_one"], "top_p.whole")
+    whole = nodes.add("Where", ["top_p.on", whole, "sampler.float_one"], "top_p.whole")
     shares = nodes.add("Div", [shares, whole], "top_p.probabilities")
     return _inverse_cdf(nodes, order, shares, uniform, "draw")
 
