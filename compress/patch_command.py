@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compressor", choices=get_args(Compressing), default="attention", help=compressor)
     rank = "of the matrices by which the decoder itself follows; 0: it stays as it is (default: the recipe's)"
     add("--lora-rank", type=int, metavar="R", help=rank)
+    student = "a voice that this made of VOICE before, to go on learning (default: nets that know nothing yet)"
+    add("--student", type=Path, metavar="PATCHED", help=student)
     add_training(parser, "patch")
 
 
@@ -41,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         lesson = replace(lesson, recipe=replace(lesson.recipe, lora=lora))
     from sottovoce.compress.patch_voice import PatchRequest, patch_voice
 
-    request = PatchRequest(args.voice, args.output, args.patch, lesson, args.speaker, args.compressor, args.share)
-    patch_voice(request)
+    sizes = args.patch, lesson, args.speaker, args.compressor
+    patch_voice(PatchRequest(args.voice, args.output, *sizes, args.share, args.student))
     if is_first():
         print(f"{args.output}: patches of {args.patch}")
     return 0

@@ -3,7 +3,7 @@
 Every process runs this; the first one alone writes.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from sottovoce.models.voice import Voice, VoiceSpec
 
 @dataclass(frozen=True)
 class PatchRequest:
-    """What a user asks for: `voice` in patches of `patch` tokens, learned from `lesson`, written to `output`."""
+    """What a user asks for: `voice` in patches of `patch` tokens, learned from `lesson`, written to `output`.
+
+    `student`: what was made of `voice` before and goes on learning; None where nothing is known of patches yet.
+    """
 
     voice: Path
     output: Path
@@ -32,6 +35,7 @@ class PatchRequest:
     speaker: Speaker = "pooled"
     compressor: Compressing = "attention"
     share: bool = False
+    student: Path | None = None
 
 
 def patch_voice(request: PatchRequest) -> None:
@@ -47,10 +51,11 @@ def patch_voice(request: PatchRequest) -> None:
     check_share(voice, request.output, request.share)
     _check_patch(request, voice.complete())
     config = PatchConfig.of(voice.checkpoint.config, request.patch, request.compressor, request.speaker)
+    before = _open_student(request.student, voice, config) if request.student else None
     tokens = voice.complete().window
     windows = Windows(patches_seen(tokens, request.patch), tokens)
     accelerator = open_accelerator(request.lesson.recipe.train.precision)
-    student, facts = _teach(request.lesson, voice, config, windows, accelerator)
+    student, facts = _teach(request.lesson, voice, before, config, windows, accelerator)
     if accelerator.is_main_process:
         _write(voice, student, request, windows, facts)
         (request.lesson.folder / STATE).unlink()
@@ -79,19 +84,48 @@ def _check_patch(request: PatchRequest, spec: VoiceSpec) -> None:
         raise VoiceError(f"{request.voice}: prompt.layout has {clips} {{prompt_codes}}, patches are made of one clip")
 
 
+def _open_student(folder: Path, voice: Voice, config: PatchConfig) -> Voice:
+    """The voice that goes on learning; VoiceError where it was not made of `voice`, OptionError for another `config`."""
+    student = Voice.open(folder)
+    theirs = student.patches().config
+    if _made_by(student).get("source") != voice.checkpoint.sha256():
+        raise VoiceError(f"{folder} was not made of {voice.folder}: name the voice that it was made of")
+    for field in fields(config):
+        mine, asked = getattr(theirs, field.name), getattr(config, field.name)
+        if mine != asked:
+            raise OptionError(f"--student {folder} has {field.name} {mine}, asked for is {asked}: take its own")
+    return student
+
+
+def _made_by(student: Voice) -> dict[str, Any]:
+    """The last entry of a voice's history: how it came about; empty where it does not tell."""
+    return (student.complete().history or [{}])[-1]
+
+
 def _teach(
-    lesson: Lesson[PatchRecipe], voice: Voice, config: PatchConfig, windows: Windows, accelerator: Accelerator
+    lesson: Lesson[PatchRecipe],
+    voice: Voice,
+    before: Voice | None,
+    config: PatchConfig,
+    windows: Windows,
+    accelerator: Accelerator,
 ) -> tuple[PatchDecoder, dict[str, Any]]:
-    """The trained voice, and what its history says about the training."""
+    """The trained voice, and what its history says about the training, and of the one `before`."""
     prompt, made = voice.complete().prompt, list[PatchObjective]()
-    student = PatchDecoder(voice.checkpoint.load(), config, prompt, lesson.recipe.batch.seed)
+    if before:
+        student = before.patches().load()
+    else:
+        student = PatchDecoder(voice.checkpoint.load(), config, prompt, lesson.recipe.batch.seed)
     teacher = voice.checkpoint.load() if lesson.recipe.loss.kl else None
 
     def objective(steps: int) -> PatchObjective:
         made.append(PatchObjective(student, prompt, lesson.recipe, windows, teacher))
         return made[-1]
 
-    facts = distil(voice, lesson, objective, {"window": windows.patches, **asdict(config)}, {}, accelerator)
+    settings, known = {"window": windows.patches, **asdict(config)}, dict[str, Any]()
+    if before:
+        known = {"student": {"sha256": before.checkpoint.sha256(), "distilled": _made_by(before).get("distilled")}}
+    facts = distil(voice, lesson, objective, settings, known, accelerator)
     return made[-1].merge(), facts
 
 

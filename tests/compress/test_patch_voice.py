@@ -112,6 +112,30 @@ def test_a_killed_run_ends_with_the_same_weights(
         assert (tmp_path / "voice" / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_student_goes_on_learning(
+    whole: Path, tiny_voice: Path, corpus: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From where it was, its teacher still the voice before; what it learned first is told."""
+    arguments = command(tiny_voice, corpus, recipe, tmp_path / "voice", "--student", str(whole))
+    assert main(arguments) == 0
+    entry = Voice.open(tmp_path / "voice").complete().history[-1]
+    assert entry["source"] == Voice.open(tiny_voice).checkpoint.sha256()
+    assert entry["distilled"]["student"] == {
+        "sha256": Voice.open(whole).checkpoint.sha256(),
+        "distilled": Voice.open(whole).complete().history[-1]["distilled"],
+    }
+    first, then = (read_rows(voice.with_name("voice.training")) for voice in (whole, tmp_path / "voice"))
+    assert then[0]["ce"] < first[0]["ce"] - 0.01  # the same batch
+    other = tmp_path / "other"
+    for voice, options, says in (
+        (tiny_voice, ["--patch", "6"], "has patch 4, asked for is 6"),
+        (tiny_voice, ["--student", str(tiny_voice)], "does not speak in patches"),
+        (save_voice(tmp_path / "untaught", window=9), [], "was not made of"),
+    ):
+        assert says in refused(command(voice, corpus, recipe, other, "--student", str(whole), *options), capsys)
+    assert not other.exists()
+
+
 def test_a_windowed_voice_counts_patches(corpus: Path, recipe: Path, tmp_path: Path) -> None:
     """Ablations at once: no low-rank matrices, no speaker, patches that are means."""
     voice = save_voice(tmp_path / "windowed", window=9)
