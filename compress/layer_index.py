@@ -11,7 +11,7 @@ from typing import Literal
 
 from sottovoce.errors import BundleError, OptionError
 from sottovoce.models.checkpoint import write_atomic
-from sottovoce.runtime.manifest import SCHEMA, parse
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 
 Kind = Literal["wer", "cosine"]
@@ -101,7 +101,7 @@ def read_index(path: Path, voice: str, layers: int) -> LayerIndex:
     try:
         index: LayerIndex = parse(LayerIndex, read_json(path), str(path))
     except BundleError as error:
-        raise OptionError(f"--index: {str(error).removesuffix(f'; this sottovoce reads schema {SCHEMA}')}") from None
+        raise OptionError(f"--index: {error}") from None
     if (index.voice, index.layers) != (voice, layers):
         raise OptionError(f"--index: {path} was measured on other weights: measure this voice's own (--report)")
     most = 1 if index.ranking == "one-shot" else layers - 1

@@ -85,7 +85,7 @@ def _check_patch(request: PatchRequest, spec: VoiceSpec) -> None:
 
 
 def _open_student(folder: Path, voice: Voice, config: PatchConfig) -> Voice:
-    """The voice that goes on learning; VoiceError where it was not made of `voice`, OptionError for another `config`."""
+    """What goes on learning; VoiceError where it was not made of `voice`, OptionError where it is not as `config`."""
     student = Voice.open(folder)
     theirs = student.patches().config
     if _made_by(student).get("source") != voice.checkpoint.sha256():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sottovoce.errors import BundleError, OptionError
-from sottovoce.runtime.manifest import SCHEMA, parse
+from sottovoce.runtime.parse import parse
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -187,8 +187,7 @@ def read_recipe(kind: Any, shipped: str, path: Path | None = None) -> Any:
     try:
         return parse(kind, tomllib.loads(source.read_text(encoding="utf-8")), where)
     except BundleError as error:
-        # Recipes have no schema: the hint that a manifest's reader adds would mislead.
-        raise OptionError(str(error).removesuffix(f"; this sottovoce reads schema {SCHEMA}")) from None
+        raise OptionError(str(error)) from None
     except OptionError as error:
         raise OptionError(f"{where}: {error}") from None
     except (OSError, ValueError) as error:

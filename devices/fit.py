@@ -147,8 +147,12 @@ def cache(manifest: Manifest) -> Range:
 
 
 def step_bytes(manifest: Manifest) -> int:
-    """Bytes a step of the decoder reads at most: its weights and the cache."""
-    return decoder_bytes(manifest) + manifest.cache.bytes
+    """Bytes a step of the decoder reads at most: its weights and the cache.
+
+    What draws the tokens of a patch is read for each of them.
+    """
+    again = (manifest.patch.size - 1) * manifest.patch.token_bytes if manifest.patch else 0
+    return decoder_bytes(manifest) + again + manifest.cache.bytes
 
 
 def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) -> tuple[Range | None, str]:

@@ -18,7 +18,8 @@ from sottovoce.devices.supervise import REPORT, Observation, Order
 from sottovoce.devices.targets.session import open_place
 from sottovoce.devices.targets.target import Local, Target
 from sottovoce.errors import OptionError, SottovoceError
-from sottovoce.runtime.manifest import Manifest, parse, read_manifest
+from sottovoce.runtime.manifest import Manifest, read_manifest
+from sottovoce.runtime.parse import parse
 
 TEXT: Final = "Please call me tomorrow at half past nine, and bring the blue folder with you."
 """What is spoken unless the caller says otherwise: about five seconds."""

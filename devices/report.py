@@ -11,7 +11,7 @@ from sottovoce.devices.limit import Limit
 from sottovoce.devices.machine import Machine
 from sottovoce.devices.readings import Operator, Sample, Stage, Utterance
 from sottovoce.errors import BundleError
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 
 SCHEMA = 2

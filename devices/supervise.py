@@ -25,7 +25,7 @@ from sottovoce.devices.machine import Machine, describe_machine
 from sottovoce.devices.readings import Instruments, Job, Result, Sample
 from sottovoce.devices.sampler import Sampler
 from sottovoce.devices.sensors import Sensors, read_sensors
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.table import size_text
 
 REPORT: Final = "report.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from sottovoce.errors import OptionError
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ the weights are. Two initializers may share bytes (a tied head is rows of the em
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class WeightFile:
         self.size = 0
         self.initializers: list[TensorProto] = []
         self._blobs: dict[str, Blob] = {}
+        self._declared: dict[str, int] = {}
         self._loads: list[tuple[tuple[str, ...], Callable[[], Arrays]]] = []
 
     def __contains__(self, name: str) -> bool:
@@ -59,6 +60,10 @@ class WeightFile:
             self._blobs[name] = blob
             self._declare(name, blob, shape)
         self._loads.append((tuple(tensors), load))
+
+    def nbytes(self, names: Iterable[str]) -> int:
+        """Bytes of those of `names` that lie in the file, each as often as it is named."""
+        return sum(self._declared[name] for name in names if name in self._declared)
 
     def share(self, name: str, owner: str, rows: tuple[int, int], shape: Shape) -> None:
         """Declare `name` over the half-open range `rows` of `owner`, seen as `shape`; no bytes of its own."""
@@ -89,6 +94,7 @@ class WeightFile:
 
     def _declare(self, name: str, blob: Blob, shape: Shape) -> None:
         """An initializer whose bytes are those of `blob`."""
+        self._declared[name] = blob.nbytes
         where = {"location": self.location, "offset": str(blob.offset), "length": str(blob.nbytes)}
         self.initializers.append(
             TensorProto(

@@ -4,7 +4,7 @@ compressor → backbone → extractor in a loop, with the sampler inside it; `ru
 and comes out. Letters as there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sottovoce.errors import OptionError, OutputError
@@ -90,6 +90,7 @@ def _build(patches: Patches, prompt: PromptSpec, options: PatchOptions) -> tuple
         clip=options.clip,
         window=config.window if config.compressor == "attention" else None,
         speaker=backbone.hidden_size if config.speaker == "pooled" else 0,
+        token_bytes=0,
     )
     past, present = (tuple(cache_tensors(cache, stem)) for stem in ("past_key_values", "present"))
     io = IoSpec((*patch_inputs(spec), *past), (*patch_outputs(spec), *present))
@@ -107,9 +108,16 @@ def _build(patches: Patches, prompt: PromptSpec, options: PatchOptions) -> tuple
         head=HeadSpec(speech_ranges(prompt)),
         max_position=options.max_position,
         sizes={GRAPH: len(graph), DATA: nodes.file.size},
-        patch=spec,
+        patch=replace(spec, token_bytes=_token_bytes(nodes)),
     )
     return graph, nodes.file, parts
+
+
+def _token_bytes(nodes: Nodes) -> int:
+    """Bytes of weights that the loop reads for each token; of the embedding that is a row, which does not count."""
+    (loop,) = (node for node in nodes.nodes if node.op_type == "Loop")
+    body = (node for node in loop.attribute[0].g.node if "Gather" not in node.op_type)
+    return nodes.file.nbytes(name for node in body for name in node.input)
 
 
 def patch_cache(backbone: DecoderConfig, config: PatchConfig, options: PatchOptions) -> CacheSpec:

@@ -19,7 +19,8 @@ from sottovoce.export.written_parity import WrittenReport, check_written
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, load_bundle
-from sottovoce.runtime.manifest import Manifest, Prompt, WeightFormat, parse
+from sottovoce.runtime.manifest import Manifest, Prompt, WeightFormat
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.prefix import build_prefix, text_room
 from sottovoce.runtime.prompt import find_prompt, preset_names
 from sottovoce.runtime.speak import speak

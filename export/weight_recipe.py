@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sottovoce.errors import BundleError, OptionError
 from sottovoce.export.quantize import BLOCK_SIZES
-from sottovoce.runtime.manifest import SCHEMA, MatrixSpec, WeightFormat, WeightOverride, parse
+from sottovoce.runtime.manifest import MatrixSpec, WeightFormat, WeightOverride
+from sottovoce.runtime.parse import parse
 
 FORMATS: tuple[WeightFormat, ...] = ("fp32", "fp16", "int8", "int4")
 """Weight formats that can be written."""
@@ -74,8 +75,7 @@ def read_weight_recipe(path: Path) -> WeightRecipe:
     try:
         recipe: WeightRecipe = parse(WeightRecipe, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except BundleError as error:
-        # Recipes have no schema: the hint that a manifest's reader adds would mislead.
-        raise OptionError(str(error).removesuffix(f"; this sottovoce reads schema {SCHEMA}")) from None
+        raise OptionError(str(error)) from None
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:

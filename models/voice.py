@@ -17,7 +17,8 @@ from sottovoce.models.decoder import Decoder
 from sottovoce.models.patch.checkpoint import PatchCheckpoint, check_patches, save_patches
 from sottovoce.models.patch.config import PatchConfig
 from sottovoce.models.patch.decoder import PatchDecoder
-from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec, parse
+from sottovoce.runtime.manifest import Prompt, PromptSpec, SamplingSpec, TextSpec
+from sottovoce.runtime.parse import parse
 
 SECTION = "sottovoce"
 SCHEMA = 1

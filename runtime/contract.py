@@ -106,6 +106,7 @@ def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup]) -> None:
     _check_range("patch.size", spec.size, 2)
     _check_range("patch.clip", spec.clip, 0)
     _check_range("patch.speaker", spec.speaker, 0)
+    _check_range("patch.token_bytes", spec.token_bytes, 0)
     wanted = {"backbone": ("patch", "runtime"), "compressor": ("token", "runtime"), "extractor": ("token", "graph")}
     if spec.window is None:
         del wanted["compressor"]

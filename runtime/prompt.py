@@ -14,8 +14,9 @@ from sottovoce.errors import BundleError, OptionError, PromptError
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.clip import levelled, read_clip
 from sottovoce.runtime.codec import encode
-from sottovoce.runtime.manifest import Prompt, parse
+from sottovoce.runtime.manifest import Prompt
 from sottovoce.runtime.output import written_whole
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Floats
 from sottovoce.runtime.strict_json import read_json

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sottovoce.errors import BundleError, CorpusError
-from sottovoce.runtime.manifest import SCHEMA, parse
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.strict_json import decode_json
 
@@ -97,7 +97,7 @@ def _read_manifest(folder: Path, found: _Found) -> None:
         try:
             line: _Line = parse(_Line, decode_json(text), where)
         except BundleError as error:
-            raise CorpusError(str(error).removesuffix(f"; this sottovoce reads schema {SCHEMA}")) from None
+            raise CorpusError(str(error)) from None
         except ValueError as error:
             raise CorpusError(f"{where} is not JSON: {error}") from None
         name = line.audio or line.codes

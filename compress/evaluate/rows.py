@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from sottovoce.errors import BundleError, OptionError
-from sottovoce.runtime.manifest import parse
 from sottovoce.runtime.output import written_whole
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import decode_json
 
 SHORTEST: Final = 0.5

@@ -176,7 +176,7 @@ def _manifest(voice: Voice, codec: Codec) -> Manifest:
 
 def _patch_spec(patch: PatchConfig | None, clip: int) -> PatchSpec | None:
     """What a manifest says of patches that no graph makes: their size, and the longest clip."""
-    return None if patch is None else PatchSpec(patch.patch, clip, window=None, speaker=0)
+    return None if patch is None else PatchSpec(patch.patch, clip, window=None, speaker=0, token_bytes=0)
 
 
 def spoken_ranges(prompt: PromptSpec) -> tuple[tuple[int, int], ...]:

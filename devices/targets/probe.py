@@ -6,7 +6,7 @@ from importlib import resources
 
 from sottovoce.devices.targets.target import Target, check, last_line, start
 from sottovoce.errors import TargetError
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 
 OLDEST = (3, 11)
 """The first version of Python that the runtime works with."""

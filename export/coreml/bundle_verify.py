@@ -24,7 +24,8 @@ from sottovoce.export.mil.package import load_package
 from sottovoce.export.parity import WRAPS, Case
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import Manifest, WeightFormat, parse, read_manifest
+from sottovoce.runtime.manifest import Manifest, WeightFormat, read_manifest
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.prefix import fill_layout
 from sottovoce.runtime.strict_json import read_json
 from sottovoce.runtime.text.frontend import load_frontend

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sottovoce.errors import BundleError, MissingExtraError, TextError
-from sottovoce.runtime.manifest import TextSpec, parse
+from sottovoce.runtime.manifest import TextSpec
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.strict_json import read_json
 from sottovoce.runtime.text.lexicon import Lexicon

@@ -25,8 +25,9 @@ from sottovoce.export.mobile import write_mobile
 from sottovoce.export.plan import Request
 from sottovoce.fit_judge import ByTokens, ByWords, Judge
 from sottovoce.runtime.bundle import sha256
-from sottovoce.runtime.manifest import CacheFormat, WeightFormat, parse
+from sottovoce.runtime.manifest import CacheFormat, WeightFormat
 from sottovoce.runtime.output import check_output, written_whole
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 from sottovoce.runtime.table import columns, size_text
 

@@ -11,7 +11,7 @@ from sottovoce.compress.corpus.tokens import Spoken
 from sottovoce.compress.recipe import BatchRecipe
 from sottovoce.errors import CorpusError
 from sottovoce.models.voice import VoiceSpec
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 from tests.tiny import CODES, MARKS, STOP, TEXT_OFFSET, voice_section
 
 START, MIDDLE, END = MARKS

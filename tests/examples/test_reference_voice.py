@@ -11,7 +11,7 @@ import pytest
 from sottovoce.compress.corpus.layout import read_corpus
 from sottovoce.compress.recipe import PruneRecipe, WindowRecipe, read_recipe
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import parse
+from sottovoce.runtime.parse import parse
 from sottovoce.runtime.text.frontend import LexiconFrontend
 from sottovoce.runtime.text.lexicon import Lexicon
 

@@ -30,7 +30,10 @@ def export(voice: Path, *options: str) -> int:
 
 def test_a_bundle_tells_how_it_is_driven(patch_bundle: Path) -> None:
     manifest = read_manifest(patch_bundle)
-    assert manifest.patch == PatchSpec(size=4, clip=40, window=16, speaker=32)
+    assert manifest.patch == PatchSpec(4, clip=40, window=16, speaker=32, token_bytes=manifest.patch.token_bytes)
+    head, d, ff = 4 * 32 * 50, 32, 48  # fp32, a head of 48 codes and two stops
+    per_layer = 4 * (d * (3 * d + d + 2 * d + 3 * ff) + 3 * d)  # attention, q and o across, feed-forward, norms
+    assert manifest.patch.token_bytes == pytest.approx(head + 2 * per_layer, rel=0.02)
     groups = [(g.name, g.unit, g.held, g.prefix, g.window) for g in manifest.cache.groups]
     assert groups == [
         ("backbone", "patch", "runtime", 60, 7),
@@ -160,6 +163,7 @@ def edit(bundle: Path, folder: Path, *change: tuple[str, Any]) -> Path:
         ([("patch.window", 38)], "cache.groups[1].window is 40, between 41"),
         ([("patch.clip", 41)], "cache.groups[1].window is 40, between 44"),
         ([("patch.speaker", 0)], "speaker of the graph is unknown"),
+        ([("patch.token_bytes", -1)], "patch.token_bytes is -1"),
         ([("cache.groups.0.unit", "token")], "must be backbone, compressor, extractor"),
         ([("cache.groups.2.held", "runtime")], "must be backbone, compressor, extractor"),
         ([("cache.groups.0.window", 8)], "past_key_values.0.key"),
@@ -176,4 +180,7 @@ def test_a_manifest_that_contradicts_the_graph(
 def test_the_manifest_reads_back(patch_bundle: Path) -> None:
     manifest = read_manifest(patch_bundle)
     assert isinstance(manifest, Manifest)
-    assert json.loads(manifest.to_json())["patch"] == {"size": 4, "clip": 40, "window": 16, "speaker": 32}
+    patch = json.loads(manifest.to_json())["patch"]
+    assert {name: patch[name] for name in patch if name != "token_bytes"} == {
+        "size": 4, "clip": 40, "window": 16, "speaker": 32,
+    }  # fmt: skip
