@@ -1,4 +1,4 @@
-// swift-tools-version:5.9
+// swift-tools-version:6.0
 import PackageDescription
 
 let package = Package(
@@ -12,5 +12,6 @@ let package = Package(
         .target(name: "SottovoceCore"),
         .target(name: "SottovoceCoreML", dependencies: ["SottovoceCore"]),
         .testTarget(name: "SottovoceCoreTests", dependencies: ["SottovoceCore"]),
-    ]
+    ],
+    swiftLanguageModes: [.v5]
 )

@@ -11,8 +11,9 @@ public struct Sampler {
     private var drawn: [Int] = []
 
     public init(_ spec: Manifest.Sampling, head: Manifest.Head, stop: [Int], seed: UInt64, minTokens: Int = 0) {
+        let tokens = head.tokens
         self.spec = spec
-        tokens = head.tokens
+        self.tokens = tokens
         stops = Set(tokens.indices.filter { stop.contains(tokens[$0]) })
         self.seed = seed
         self.minTokens = minTokens
