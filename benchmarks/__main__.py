@@ -8,6 +8,7 @@ MODULES = (
     "reference_voice",
     "steady_memory",
     "fit",
+    "export_fit",
     "quantized",
     "kernels",
     "sampling",

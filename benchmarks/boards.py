@@ -51,14 +51,16 @@ FORCED: Final = 60
 """Tokens that both are given."""
 
 FEED: Final = """
-import json, sys
+import io, json, sys
 import numpy as np
 from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.decode import Stream
 fed = json.loads(sys.stdin.readline())
 stream = Stream(load_bundle(fed["bundle"], 1, verify_hashes=False))
 logits = [stream.prefill(fed["prefix"]).copy()] + [stream.step(token).copy() for token in fed["tokens"]]
-np.save(sys.stdout.buffer, np.stack(logits))
+array = io.BytesIO()
+np.save(array, np.stack(logits))  # numpy asks a file where it stands, which a pipe cannot tell
+sys.stdout.buffer.write(array.getvalue())
 """
 """Runs there and here: logits [tokens + 1, V'] after a prefix and after each token."""
 
