@@ -86,6 +86,8 @@ def test_weights_by_a_file(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     assert error_line(capsys) == "sottovoce: --head and --weights-recipe: the file says it all"
     assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", "--weights", "fp16"]) == 0
     assert "warning: fp16 is a file format" in capsys.readouterr().out
+    assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", "--cache", "fp16"]) == 0
+    assert "warning: over an fp16 cache" in capsys.readouterr().out
 
 
 def test_weights_for_what_the_voice_says(tiny_voice: Path, tmp_path: Path, capsys) -> None:
