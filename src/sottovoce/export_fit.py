@@ -33,8 +33,8 @@ from sottovoce.runtime.table import columns, size_text
 
 WEIGHTS: Final[tuple[WeightFormat, ...]] = ("int4", "int8", "fp32")
 CACHES: Final[tuple[CacheFormat, ...]] = ("int8", "fp32")
-"""What is tried, in this order. Over an fp16 cache attention takes scratch memory of the engine that `fit` does not know:
-the reference voice in int8 peaks at 138 MB so, and at 116 MB over an fp32 one."""
+"""What is tried, in this order. Not fp16: over it the engine's attention takes scratch memory that `fit` does not know.
+The reference voice in int8 peaks at 138 MB so, and at 116 MB over an fp32 one."""
 
 BITS: Final = {"int8": 8, "fp16": 16, "fp32": 32}
 
