@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sottovoce.compress.corpus.layout import read_corpus
-from sottovoce.compress.recipe import PruneRecipe, WindowRecipe, read_recipe
+from sottovoce.compress.recipe import PatchRecipe, PruneRecipe, WindowRecipe, read_recipe
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.parse import parse
 from sottovoce.runtime.text.frontend import LexiconFrontend
@@ -84,6 +84,7 @@ def test_judging_resumes_and_reports(stage, capsys) -> None:
 
 RECIPES = {
     "reference-w64": ((WindowRecipe, "window", "window.toml"),),
+    "reference-p4": ((PatchRecipe, "patch", "patch.toml"),),
     "reference-l3-w64": ((PruneRecipe, "prune", "prune.toml"), (WindowRecipe, "window", "window_l3.toml")),
 }
 """By compressed voice, the recipe of each step of its history, and the file here."""
