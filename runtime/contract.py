@@ -1,6 +1,7 @@
 """Checks that a bundle's graphs are what its manifest says: a mismatch is an error at load and never in mid-speech."""
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -106,7 +107,7 @@ def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup]) -> None:
     _check_range("patch.size", spec.size, 2)
     _check_range("patch.clip", spec.clip, 0)
     _check_range("patch.speaker", spec.speaker, 0)
-    _check_range("patch.token_bytes", spec.token_bytes, 0)
+    _check_range("patch.token_bytes", spec.token_bytes, 0, sys.maxsize)
     wanted = {"backbone": ("patch", "runtime"), "compressor": ("token", "runtime"), "extractor": ("token", "graph")}
     if spec.window is None:
         del wanted["compressor"]
