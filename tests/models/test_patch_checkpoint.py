@@ -93,3 +93,20 @@ def test_patches_are_refused_by_name(tmp_path: Path, decoder_only: bool) -> None
     Voice.open(write_plain(tmp_path / "plain"), decoder_only).refuse_patches("no")
     with pytest.raises(VoiceError, match=r"made speaks in patches: this cannot be$"):
         Voice.open(write_voice(tmp_path / "made"), decoder_only).refuse_patches("this cannot be")
+
+
+def test_how_far_float32_is_from_exact() -> None:
+    """The gate of `export.parity`, 5e-5 of the logits' deviation, is little above what torch's own rounding leaves."""
+    voice, random = Voice.open(Path("voices/reference-p4")), torch.Generator().manual_seed(0)
+    text, codes = (
+        torch.randint(low, high, (size,), generator=random) for low, high, size in ((4100, 4170, 150), (0, 4096, 900))
+    )
+    ids = torch.cat((torch.tensor([4096]), text, torch.tensor([4097]), codes[:99], torch.tensor([4098]), codes))[None]
+    counts = torch.tensor([252]), torch.tensor([ids.shape[1]])
+    with torch.no_grad():
+        said, exact = (
+            d.logits(d(ids, *counts)[0, 251:]).double()
+            for d in (voice.patches().load().to(t) for t in (torch.float32, torch.float64))
+        )
+    error = (said - exact).abs().max() / exact.std()
+    assert 1e-5 < error < 5e-5
