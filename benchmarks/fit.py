@@ -159,14 +159,15 @@ def fresh_libraries(site: Path) -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-HEADER = ("bundle", "predicted MB", "measured MB", "off", "unexplained", *("limit MB: outcome",) * 3)
+LIMITS: Final = 3
+HEADER = ("bundle", "predicted MB", "measured MB", "off", "unexplained", *("limit MB: outcome",) * LIMITS)
 
 
 def row(name: str, found: Found) -> tuple[str, ...]:
     """A line of the table."""
     peaks = (found.fit.memory.expected, found.profile.memory.peak)
     share = "-" if found.unexplained is None else f"{100 * found.unexplained:.1f} %"
-    ends = [f"{each.size / MEGABYTE:.1f}: {outcome(each, found.profile)}" for each in found.limited]
+    ends = [f"{each.size / MEGABYTE:.1f}: {outcome(each, found.profile)}" for each in found.limited] or ["-"] * LIMITS
     return (name, *(f"{peak / MEGABYTE:.1f}" for peak in peaks), f"{100 * found.off:+.1f} %", share, *ends)
 
 
