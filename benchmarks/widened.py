@@ -30,7 +30,7 @@ def write_widened(source: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     voice = Voice.open(source)
     small = voice.checkpoint.load()
-    share = small.config.hidden_size / CONFIG["hidden_size"]
+    share = small.config.hidden_size / int(CONFIG["hidden_size"])  # type: ignore[call-overload]
     hf = voice.checkpoint.hf | {key: CONFIG[key] for key in SHAPE}
     hf["rms_norm_eps"] = small.config.norm_eps * share
     wide = Decoder(DecoderConfig.from_hf(hf))

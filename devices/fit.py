@@ -99,7 +99,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
         Term(
             "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"
         ),
-        Term("mapped", mapped(manifest), "pages of the weight file that stay mapped: the embedding's, at least"),
+        Term("mapped", mapped(manifest), "pages of the weight file that stay mapped: the embedding's, and scales"),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
         Term("arena", _certain(ARENA), "activations of prefills of 64 tokens and of the codec"),
     )
@@ -132,9 +132,15 @@ def decoder_bytes(manifest: Manifest) -> int:
 
 
 def mapped(manifest: Manifest) -> Range:
-    """Resident pages of the weight file itself."""
-    size = decoder_bytes(manifest)
-    return Range(0, min(0.6 * size, 6e6), min(size, 12e6))
+    """Resident pages of the weight file itself: the embedding's, and scales, which the engine reads where they lie."""
+    size, scales = decoder_bytes(manifest), scale_bytes(manifest)
+    return Range(0, min(0.6 * size, 6e6) + scales, min(size, 12e6) + scales)
+
+
+def scale_bytes(manifest: Manifest) -> float:
+    """Bytes of the float32 scales among the decoder's weights: one for each block."""
+    bits, block = {"int8": 8, "int4": 4}.get(manifest.weights.layers), manifest.weights.block_size
+    return 4 / (bits * block / 8 + 4) * decoder_bytes(manifest) if bits and block else 0.0
 
 
 def cache(manifest: Manifest) -> Range:

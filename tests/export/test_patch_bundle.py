@@ -30,7 +30,9 @@ def export(voice: Path, *options: str) -> int:
 
 def test_a_bundle_tells_how_it_is_driven(patch_bundle: Path) -> None:
     manifest = read_manifest(patch_bundle)
-    assert manifest.patch == PatchSpec(4, clip=40, window=16, speaker=32, token_bytes=manifest.patch.token_bytes)
+    assert manifest.patch and manifest.patch == PatchSpec(
+        4, clip=40, window=16, speaker=32, token_bytes=manifest.patch.token_bytes
+    )
     head, d, ff = 4 * 32 * 50, 32, 48  # fp32, a head of 48 codes and two stops
     per_layer = 4 * (d * (3 * d + d + 2 * d + 3 * ff) + 3 * d)  # attention, q and o across, feed-forward, norms
     assert manifest.patch.token_bytes == pytest.approx(head + 2 * per_layer, rel=0.02)
