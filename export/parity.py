@@ -22,9 +22,8 @@ from sottovoce.models.masks import wand_mask
 from sottovoce.models.patch.checkpoint import PatchCheckpoint
 from sottovoce.runtime.manifest import WeightFormat
 
-FLOAT_ERROR = 5e-5
-"""Gate: largest logit error over the logits' deviation, float32 weights. Seen: 3e-6 to 8e-6 with random weights, 3.1e-5
-on the reference voice in patches, whose logits reach 20 and whose torch is itself 2.9e-5 from float64."""
+FLOAT_ERROR = 1e-4
+"""Gate: largest difference of any logit, float32 weights."""
 
 HALF_ERROR = 0.02
 """Gate: largest logit error over the logits' deviation, float32 weights over a float16 cache, where the fused attention
@@ -306,9 +305,8 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
             yield f"logits differ by {report.relative_error:.1e} of their deviation, at most {HALF_ERROR} is allowed"
         yield from wrap_failure(report.wraps, parts)
     elif exact and cache == "fp32":
-        if not report.relative_error <= FLOAT_ERROR:
-            error = f"{report.relative_error:.1e} of their deviation"
-            yield f"logits differ by {error}, at most {FLOAT_ERROR:.0e} is allowed"
+        if not report.max_error <= FLOAT_ERROR:
+            yield f"logits differ by {report.max_error:.2e}, at most {FLOAT_ERROR:.0e} is allowed"
         if not report.greedy_identical:
             yield "greedy tokens differ from torch's"
         yield from wrap_failure(report.wraps, parts)

@@ -96,7 +96,7 @@ def test_patches_are_refused_by_name(tmp_path: Path, decoder_only: bool) -> None
 
 
 def test_how_far_float32_is_from_exact() -> None:
-    """The gate of `export.parity`, 5e-5 of the logits' deviation, is little above what torch's own rounding leaves."""
+    """Where logits are large, torch alone is off by nearly the 1e-4 that `export.parity` allows a graph."""
     voice, random = Voice.open(Path("voices/reference-p4")), torch.Generator().manual_seed(0)
     text, codes = (
         torch.randint(low, high, (size,), generator=random) for low, high, size in ((4100, 4170, 150), (0, 4096, 900))
@@ -108,5 +108,4 @@ def test_how_far_float32_is_from_exact() -> None:
             d.logits(d(ids, *counts)[0, 251:]).double()
             for d in (voice.patches().load().to(t) for t in (torch.float32, torch.float64))
         )
-    error = (said - exact).abs().max() / exact.std()
-    assert 1e-5 < error < 5e-5
+    assert 3e-5 < (said - exact).abs().max() < 1.5e-4
