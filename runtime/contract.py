@@ -80,6 +80,8 @@ def check_supported(manifest: Manifest) -> None:
     apple = WRITES[manifest.flavour] == "inplace"
     if (manifest.coreml is None) is apple:
         raise ContractError(f"manifest: flavour {manifest.flavour} contradicts coreml")
+    if manifest.coreml is not None and (manifest.coreml.patch is None) is not (manifest.patch is None):
+        raise ContractError("manifest: coreml.patch and patch are there in voices of patches, and in no other")
     portable = manifest.flavour == "portable"
     aliased = manifest.cache.aliased if apple else not portable
     if (manifest.prefill is not None) is not portable or manifest.cache.aliased is not aliased:
@@ -92,7 +94,7 @@ def check_supported(manifest: Manifest) -> None:
     if manifest.patch is not None:
         if portable:
             raise ContractError("manifest: a patch voice has no portable flavour")
-        _check_patch(manifest.patch, groups)
+        _check_patch(manifest.patch, groups, "runtime" if apple else "graph")
     _check_range("max_position", manifest.max_position, 1)
     if manifest.coreml is not None:
         _check_range("coreml.prefill_tokens", manifest.coreml.prefill_tokens, 1)
@@ -102,13 +104,16 @@ def check_supported(manifest: Manifest) -> None:
         _check_range("max_new_tokens", manifest.max_new_tokens, 1)
 
 
-def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup]) -> None:
-    """Raise ContractError where a number of `spec` makes no sense, or `groups` are not those of such a voice."""
+def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup], held: str) -> None:
+    """Raise ContractError where a number of `spec` makes no sense, or `groups` are not those of such a voice.
+
+    `held`: who holds the extractor's. A graph also wants room in the compressor's for a whole clip.
+    """
     _check_range("patch.size", spec.size, 2)
     _check_range("patch.clip", spec.clip, 0)
     _check_range("patch.speaker", spec.speaker, 0)
     _check_range("patch.token_bytes", spec.token_bytes, 0, sys.maxsize)
-    wanted = {"backbone": ("patch", "runtime"), "compressor": ("token", "runtime"), "extractor": ("token", "graph")}
+    wanted = {"backbone": ("patch", "runtime"), "compressor": ("token", "runtime"), "extractor": ("token", held)}
     if spec.window is None:
         del wanted["compressor"]
     if [(group.name, group.unit, group.held) for group in groups] != [(name, *kind) for name, kind in wanted.items()]:
@@ -116,7 +121,7 @@ def _check_patch(spec: PatchSpec, groups: Sequence[CacheGroup]) -> None:
     if spec.window is not None:
         _check_range("patch.window", spec.window, 1)
         said, clip = spec.window - 1 + spec.size, -(-spec.clip // spec.size) * spec.size
-        _check_range("cache.groups[1].window", groups[1].window, max(said, clip))
+        _check_range("cache.groups[1].window", groups[1].window, max(said, clip if held == "graph" else 0))
 
 
 def _check_range(name: str, value: int, least: int, most: int = MAX_COUNT) -> None:

@@ -5,13 +5,15 @@ What predicts is an `Engine`: Apple's, on macOS, or anything that runs a package
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sottovoce.errors import ContractError, OptionError, TextError
-from sottovoce.runtime.manifest import CodecSpec, CoremlSpec, IoSpec, Manifest
+from sottovoce.errors import ContractError, OptionError
+from sottovoce.runtime.limits import check_position, check_prefix
+from sottovoce.runtime.manifest import CacheGroup, CodecSpec, CoremlPatchSpec, CoremlSpec, IoSpec, Manifest
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.session import Array, Floats, NoGraph
 
@@ -45,31 +47,53 @@ class CoremlDecoder:
         spec = manifest.coreml
         assert spec is not None
         self.spec, self.io = spec, {"decode": manifest.io, "prefill": spec.prefill}
+        if spec.patch is not None:
+            self.io |= {"compress": spec.patch.compress, "extract": spec.patch.extract}
         self.engine = open_engine(inside(folder, manifest.decoder), tuple(self.io), spec.stateful)
-        self.embedding = _table(folder, spec.embedding)
-        self.positions = _table(folder, spec.positions)
-        width = _shape(manifest.io, "inputs_embeds")[1]
+        self.embedding = read_table(folder, spec.embedding)
+        self.positions = read_table(folder, spec.positions)
+        width = tensor_shape(manifest.io, "inputs_embeds")[1]
         if self.embedding.shape[1] != width or len(self.positions) < manifest.max_position:
             raise ContractError(
                 f"{folder}: {spec.embedding} and {spec.positions} have other sizes than the manifest says"
             )
+        self.patch = None if spec.patch is None else PatchTables.read(folder, spec.patch, manifest)
+
+
+@dataclass(frozen=True)
+class PatchTables:
+    """The host's tables of a patch voice's nets: `start` [1, d], rows of positions [n, 2, D/2]."""
+
+    start: Array
+    compress: Array | None
+    extract: Array
+
+    @classmethod
+    def read(cls, folder: Path, spec: CoremlPatchSpec, manifest: Manifest) -> "PatchTables":
+        """Map them; raises ContractError where they contradict the manifest."""
+        start, name = read_table(folder, spec.start), spec.compress_positions
+        width, size = tensor_shape(spec.extract, "inputs_embeds")[1], manifest.patch.size if manifest.patch else 0
+        if start.shape != (1, width):
+            raise ContractError(f"{folder / spec.start} is {list(start.shape)}, [1, {width}] is needed")
+        if (name is None) is not (manifest.patch is None or manifest.patch.window is None):
+            raise ContractError("manifest: coreml.patch.compress_positions contradicts patch.window")
+        extract = read_rows(folder, spec.extract_positions, spec.extract, size)
+        compress = None if name is None else read_rows(folder, name, spec.compress, manifest.max_position)
+        return cls(start, compress, extract)
 
 
 class InplaceCache:
     """Caches of one stream, allocated once; see the module."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        """Zeros for the (only) group: two sets, which past and present swap, or none where Core ML keeps them."""
-        (group,) = manifest.cache.groups
-        spec = manifest.coreml
-        assert spec is not None
+    def __init__(self, group: CacheGroup, stateful: bool = False) -> None:
+        """Zeros: one of two sets, which past and present swap, or none where Core ML keeps them."""
         self.prefix, self.window = group.prefix, group.window
         names = [f"{i}_{part}" for i in range(group.layers) for part in ("key", "value")]
         shape = (1, group.kv_heads, group.head_dim, group.slots)
         self.past: dict[str, Array] = {}
-        if not spec.stateful:
+        if not stateful:
             self.past = {f"past_key_values_{name}": np.zeros(shape, np.float16) for name in names}
-        self.nbytes = manifest.cache.bytes
+        self.nbytes = group.nbytes * (2 - stateful)
         self.bias: Array = np.empty((1, 1, 1, group.slots), np.float16)
         self.write: Array = np.empty((1, 1, 1, group.slots), np.float16)
         self.init_state()
@@ -90,15 +114,75 @@ class InplaceCache:
         self.past = {name: outputs["present" + name.removeprefix("past_key_values")] for name in self.past}
 
 
+class CoremlBackbone:
+    """The functions `prefill` and `decode` over one stream's caches, whatever places they read: tokens, or patches."""
+
+    def __init__(self, decoder: CoremlDecoder, group: CacheGroup) -> None:
+        """Allocate the buffers."""
+        self.cache = InplaceCache(group, decoder.spec.stateful)
+        self._decoder, self._state = decoder, decoder.engine.make_state()
+
+    def read(self, places: Array, positions: Sequence[int], more: Feeds) -> Mapping[str, Array]:
+        """Forget the last utterance and read a prefix, places [p, d]; outputs of the last one.
+
+        All but that go through `prefill`, some at a time; it through `decode`, with `more` inputs.
+        """
+        self.cache.init_state()
+        self._state = self._decoder.engine.make_state()
+        size, last = self._decoder.spec.prefill_tokens, len(places) - 1
+        for start in range(0, last, size):
+            end = min(start + size, last)
+            self._chunk(places[start:end], positions[start:end])
+        self.cache.use(last)
+        outputs = self._run("decode", places[last:], positions[last:], self.cache.bias, self.cache.write, more)
+        self.cache.filled += 1
+        return outputs
+
+    def say(self, place: Array, position: int, more: Feeds) -> Mapping[str, Array]:
+        """Read one place [1, d] of what is said, at `position`; outputs of `decode`, with `more` inputs."""
+        self.cache.use(self.cache.prefix + self.cache.generated % self.cache.window)
+        outputs = self._run("decode", place, [position], self.cache.bias, self.cache.write, more)
+        self.cache.generated += 1
+        return outputs
+
+    def _chunk(self, places: Array, positions: Sequence[int]) -> None:
+        """Run places [n, d] into the next slots, padded to what the function takes; padding is written nowhere."""
+        size, start, count = self._decoder.spec.prefill_tokens, self.cache.filled, len(places)
+        rows, columns = np.arange(size)[:, None], np.arange(self.cache.bias.shape[-1])[None]
+        write = ((columns == start + rows) & (rows < count)).astype(np.float16)[None, None]
+        bias = np.where(columns <= start + np.minimum(rows, count - 1), np.float16(0), HIDDEN)[None, None]
+        padded = np.minimum(np.arange(size), count - 1)
+        self._run("prefill", places[padded], [positions[row] for row in padded], bias, write, {})
+        self.cache.bias[..., start : start + count] = 0
+        self.cache.filled += count
+
+    def _run(
+        self, function: str, x: Array, positions: Sequence[int], bias: Array, write: Array, more: Feeds
+    ) -> Mapping[str, Array]:
+        """One run of `function` over x [T, d]; what it wrote is kept."""
+        decoder = self._decoder
+        rows = decoder.positions[list(positions)]
+        feeds: dict[str, Array] = {"attention_bias": bias, "cache_write": write, **self.cache.past, **more}
+        if decoder.spec.rotary:
+            feeds |= rotary_feeds(rows)
+        else:
+            x = (x.astype(np.float32) + rows).astype(np.float16)
+        feeds["inputs_embeds"] = as_columns(x)
+        outputs = decoder.engine.predict(function, feeds, self._state)
+        self.cache.keep(outputs)
+        return outputs
+
+
 class CoremlStream:
     """One utterance at a time on an open bundle, as `decode.Stream`; not shared between threads."""
 
     def __init__(self, decoder: CoremlDecoder, manifest: Manifest) -> None:
         """Allocate the buffers."""
-        self.cache = InplaceCache(manifest)
+        (group,) = manifest.cache.groups
+        self._backbone, self._embedding = CoremlBackbone(decoder, group), decoder.embedding
+        self.cache = self._backbone.cache
         self.max_position = manifest.max_position
-        self._decoder, self._state = decoder, decoder.engine.make_state()
-        self._logits = [spec.name for spec in manifest.io.outputs if spec.name.startswith("logits")]
+        self._logits = logit_names(manifest.io)
 
     @property
     def position(self) -> int:
@@ -108,64 +192,36 @@ class CoremlStream:
     def prefill(self, ids: Sequence[int]) -> Floats:
         """Forget the last utterance and read the prefix `ids`; logits [V'] of the first token.
 
-        All but the last one go through `prefill`, some at a time; that one through `decode`. Raises TextError for a
-        prefix that is empty or longer than the conditioning slots.
+        Raises TextError for a prefix that is empty or longer than the conditioning slots.
         """
-        if not 0 < len(ids) <= min(self.cache.prefix, self.max_position):
-            raise TextError(f"a prefix of {len(ids)} tokens: 1 to {self.cache.prefix} fit; shorten text or prompt")
-        self.cache.init_state()
-        self._state = self._decoder.engine.make_state()
-        size = self._decoder.spec.prefill_tokens
-        for start in range(0, len(ids) - 1, size):
-            self._prefill_chunk(ids[start : min(start + size, len(ids) - 1)])
-        self.cache.use(self.cache.filled)
-        logits = self._decode(ids[-1])
-        self.cache.filled += 1
-        return logits
+        check_prefix(len(ids), min(self.cache.prefix, self.max_position))
+        outputs = self._backbone.read(self._embedding[list(ids)], range(len(ids)), {})
+        return joined(outputs, self._logits)
 
     def step(self, token: int) -> Floats:
         """Feed generated `token`; logits [V'] of the one after it. Raises TextError past the last position."""
-        if self.position >= self.max_position:
-            last = self.max_position - 1
-            raise TextError(f"position {self.position} is past the graph's last one, {last}: shorten the text")
-        self.cache.use(self.cache.prefix + self.cache.generated % self.cache.window)
-        logits = self._decode(token)
-        self.cache.generated += 1
-        return logits
+        check_position(self.position, self.max_position)
+        return joined(self._backbone.say(self._embedding[[token]], self.position, {}), self._logits)
 
-    def _decode(self, token: int) -> Floats:
-        """Run one token at the next position over the slots chosen before."""
-        outputs = self._run("decode", [token], [self.position], self.cache.bias, self.cache.write)
-        return np.concatenate([outputs[name].reshape(-1) for name in self._logits]).astype(np.float32)
 
-    def _prefill_chunk(self, ids: Sequence[int]) -> None:
-        """Run `ids` into the next slots, padded to what the function takes; padding is written nowhere."""
-        size, start, count = self._decoder.spec.prefill_tokens, self.cache.filled, len(ids)
-        slots = self.cache.bias.shape[-1]
-        rows, columns = np.arange(size)[:, None], np.arange(slots)[None]
-        write = ((columns == start + rows) & (rows < count)).astype(np.float16)[None, None]
-        bias = np.where(columns <= start + np.minimum(rows, count - 1), np.float16(0), HIDDEN)[None, None]
-        padded = [*ids, *[ids[-1]] * (size - count)]
-        positions = [start + min(row, count - 1) for row in range(size)]
-        self._run("prefill", padded, positions, bias, write)
-        self.cache.bias[..., start : start + count] = 0
-        self.cache.filled += count
+def as_columns(x: Array) -> Array:
+    """Vectors [T, d] as [1, d, 1, T]."""
+    return x.T[None, :, None]
 
-    def _run(
-        self, function: str, ids: Sequence[int], positions: Sequence[int], bias: Array, write: Array
-    ) -> Mapping[str, Array]:
-        """One run of `function`; what it wrote is kept."""
-        decoder = self._decoder
-        x, rows = decoder.embedding[list(ids)], decoder.positions[list(positions)]
-        feeds: dict[str, Array] = {"attention_bias": bias, "cache_write": write, **self.cache.past}
-        if decoder.spec.rotary:  # [T, 2, D/2] → two of [1, 1, D/2, T]
-            feeds["rotary_cos"], feeds["rotary_sin"] = (rows[:, part].T[None, None] for part in (0, 1))
-        else:
-            x = (x.astype(np.float32) + rows).astype(np.float16)
-        feeds["inputs_embeds"] = x.T[None, :, None]
-        outputs = decoder.engine.predict(function, feeds, self._state)
-        self.cache.keep(outputs)
-        return outputs
+
+def rotary_feeds(rows: Array) -> dict[str, Array]:
+    """Rows [T, 2, D/2] as two inputs [1, 1, D/2, T]."""
+    return {f"rotary_{kind}": rows[:, part].T[None, None] for part, kind in enumerate(("cos", "sin"))}
+
+
+def logit_names(io: IoSpec) -> list[str]:
+    """The outputs that logits come in, in order."""
+    return [spec.name for spec in io.outputs if spec.name.startswith("logits")]
+
+
+def joined(outputs: Mapping[str, Array], names: Sequence[str]) -> Floats:
+    """Logits [V'] float32 of the outputs `names`."""
+    return np.concatenate([outputs[name].reshape(-1) for name in names]).astype(np.float32)
 
 
 class CoremlCodec(NoGraph):
@@ -177,7 +233,7 @@ class CoremlCodec(NoGraph):
             raise ContractError("manifest: coreml.codec_values and a codec function of one code are needed to speak")
         self._sizes = sorted(spec.codec_codes, reverse=True)
         self._engine = open_engine(inside(folder, codec.decoder), [f"codes_{size}" for size in self._sizes], False)
-        self._values = _table(folder, spec.codec_values)
+        self._values = read_table(folder, spec.codec_values)
         self._states = [state.name for state in codec.states]
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
@@ -201,7 +257,7 @@ def check_unit(unit: str, known: Sequence[str]) -> None:
         raise OptionError(f"compute unit {unit!r} is not one of {', '.join(known)}")
 
 
-def _table(folder: Path, name: str) -> Array:
+def read_table(folder: Path, name: str) -> Array:
     """The host's table `name`, mapped; ContractError where it is none."""
     try:
         table: Array = np.load(inside(folder, name), mmap_mode="r", allow_pickle=False)
@@ -212,7 +268,15 @@ def _table(folder: Path, name: str) -> Array:
     return table
 
 
-def _shape(io: IoSpec, name: str) -> tuple[int | str, ...]:
+def read_rows(folder: Path, name: str, io: IoSpec, count: int) -> Array:
+    """The table `name` of rotary rows [n, 2, D/2], n at least `count`, for a function of `io`; ContractError else."""
+    table, half = read_table(folder, name), tensor_shape(io, "rotary_cos")[2]
+    if table.shape[1:] != (2, half) or len(table) < count:
+        raise ContractError(f"{folder / name} is {list(table.shape)}, [{count}, 2, {half}] or more is needed")
+    return table
+
+
+def tensor_shape(io: IoSpec, name: str) -> tuple[int | str, ...]:
     """Shape of an input; ContractError where there is none."""
     for spec in io.inputs:
         if spec.name == name:

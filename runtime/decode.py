@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from sottovoce.errors import OptionError, TextError
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
 from sottovoce.runtime.coreml import CoremlStream
+from sottovoce.runtime.limits import check_chunk, check_position, check_prefix
 from sottovoce.runtime.sampling import Sampler
 from sottovoce.runtime.session import Array, Floats, Session
 from sottovoce.runtime.utterance import Utterance
@@ -120,34 +120,11 @@ class Stream:
         return binding
 
 
-def check_chunk(prefill_chunk: int) -> None:
-    """Raise OptionError for a prefix that would be read in pieces of nothing."""
-    if prefill_chunk < 1:
-        raise OptionError(f"--prefill-chunk {prefill_chunk}: at least 1 token is needed")
-
-
-def check_position(position: int, end: int) -> None:
-    """Raise TextError for a `position` that the graph, which ends before `end`, was not exported for."""
-    if position >= end:
-        raise TextError(f"position {position} is past the graph's last one, {end - 1}: shorten the text")
-
-
 def open_stream(bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> Stream | CoremlStream:
     """A stream on `bundle`; a Core ML package has its own length of chunk."""
     if bundle.coreml is not None:
         return CoremlStream(bundle.coreml, bundle.manifest)
     return Stream(bundle, prefill_chunk)
-
-
-def check_prefix(count: int, allowed: int) -> None:
-    """Raise TextError unless a prefix of `count` slots fits the `allowed` slots."""
-    if count < 1:
-        raise TextError("the prefix is empty: there is nothing to say")
-    if count > allowed:
-        raise TextError(
-            f"text and prompt need {count} prefix slots and this bundle holds {allowed}: "
-            f"shorten them, or export with --prefix {count}"
-        )
 
 
 class TokenSource:

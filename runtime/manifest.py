@@ -13,7 +13,7 @@ from sottovoce.errors import BundleError
 from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the bundle contract; raised whenever the meaning of a field changes."""
 
 MANIFEST = "manifest.json"
@@ -70,7 +70,8 @@ class CacheSpec:
     In flavour `portable` neither is the case: past buffers lack the scratch slot, and the present ones are that slot.
     `groups` of a plain voice: one in tokens. Of a patch voice: `backbone`, the same in patches (in the prefix a slot
     for each token of text, and for each patch of the clip); `compressor`, in tokens, where patches are more than means;
-    `extractor`, in tokens, held by the graph.
+    `extractor`, in tokens, held by the graph, or by the runtime where that draws the tokens (flavours `coreml` and
+    `coreai`).
     """
 
     groups: tuple[CacheGroup, ...]
@@ -191,9 +192,10 @@ class PatchSpec:
     of the prefix, and draws the k tokens that follow. Names and rules of its inputs: `patch_contract.py`.
 
     `clip`: codes of the longest speaker prompt that fits. `window`, w: tokens that one sees in the compressor, itself
-    included; of the group's slots those of what is said are w − 1 in a ring and k behind it, scratch (None: no such
-    group). `speaker`: numbers of the vector that is made of the clip and fed to every run (0: none). `token_bytes`:
-    weights that each token drawn reads; those that a run reads once are all others.
+    included; of the group's slots those of what is said are w − 1 in a ring and k behind it, scratch, or a ring of all
+    where caches are written in place (None: no such group). `speaker`: numbers of the vector that is made of the clip
+    and fed to every run (0: none). `token_bytes`: weights that each token drawn reads; those that a run reads once are
+    all others.
     """
 
     size: int
@@ -260,6 +262,22 @@ class CodecSpec:
 
 
 @dataclass(frozen=True)
+class CoremlPatchSpec:
+    """Of a patch voice, whose host draws the tokens: functions beside `prefill` and `decode` (`coreml_patch.py` says
+    how they are driven), by their inputs and outputs; of those of `decode` the host gives `told_…` to `extract`.
+
+    Tables of the host, .npy float16: `start` [1, d], what stands before a patch's first token; rows [n, 2, D/2] by
+    position, as `positions`, of both nets (`compress_positions`: None where patches are means alone).
+    """
+
+    compress: IoSpec
+    extract: IoSpec
+    start: str
+    compress_positions: str | None
+    extract_positions: str
+
+
+@dataclass(frozen=True)
 class CoremlSpec:
     """How a host drives what Apple runs (flavours `coreml`, `coreai`); `Manifest.io` is that of the function `decode`.
 
@@ -267,6 +285,7 @@ class CoremlSpec:
     goes through `decode`. Caches [1, H, D, P + W] are states of both where `stateful`. Tables of the host, .npy
     float16: `embedding` [V, d]; `positions` [max_position, 2, D/2], cosines and sines, or [max_position, d] to add
     where not `rotary`; `codec_values` [codes, dims]. The codec has a function `codes_N` for each N of `codec_codes`.
+    `patch`: None where `decode` gives logits.
     """
 
     prefill: IoSpec
@@ -277,6 +296,7 @@ class CoremlSpec:
     positions: str
     codec_values: str | None
     codec_codes: tuple[int, ...]
+    patch: CoremlPatchSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from sottovoce.errors import TextError
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
-from sottovoce.runtime.decode import PREFILL_CHUNK, check_chunk, check_position, check_prefix
+from sottovoce.runtime.decode import PREFILL_CHUNK
+from sottovoce.runtime.limits import check_chunk, check_position, check_prefix
 from sottovoce.runtime.manifest import PatchSpec
 from sottovoce.runtime.patch_cache import CompressorCache
 from sottovoce.runtime.patch_prefix import Piece, cut_prefix

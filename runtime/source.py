@@ -1,6 +1,7 @@
 """Which kind of source says what a bundle says."""
 
 from sottovoce.runtime.bundle import Bundle
+from sottovoce.runtime.coreml_patch import CoremlPatchSource
 from sottovoce.runtime.decode import TokenSource
 from sottovoce.runtime.patch_decode import PatchSource
 from sottovoce.runtime.utterance import Source
@@ -12,4 +13,6 @@ def open_source(bundle: Bundle, prefill_chunk: int) -> Source:
         return bundle.source()
     if bundle.manifest.patch is None:
         return TokenSource(bundle, prefill_chunk)
+    if bundle.coreml is not None:
+        return CoremlPatchSource(bundle, bundle.coreml, bundle.manifest.patch)
     return PatchSource(bundle, bundle.manifest.patch, prefill_chunk)

@@ -116,9 +116,14 @@ def save_voice(folder: Path, family: str = "qwen2", hf: dict[str, Any] | None = 
 
 
 def save_patch_voice(
-    folder: Path, patch: int = 4, hf: dict[str, Any] | None = None, nets: dict[str, Any] | None = None, **section: Any
+    folder: Path,
+    patch: int = 4,
+    hf: dict[str, Any] | None = None,
+    nets: dict[str, Any] | None = None,
+    scale: float = 0.15,
+    **section: Any,
 ) -> Path:
-    """The same voice speaking in patches, its nets random too; `nets` go to `PatchConfig.of`."""
+    """The same voice speaking in patches, its nets random too, of deviation `scale`; `nets` go to `PatchConfig.of`."""
     from sottovoce.models.patch.config import PatchConfig
     from sottovoce.models.patch.decoder import PatchDecoder
     from sottovoce.models.voice import Voice
@@ -132,6 +137,6 @@ def save_patch_voice(
         for net in (decoder.compressor, decoder.extractor):
             for parameter in net.parameters():
                 if parameter.dim() > 1 or parameter is decoder.extractor.start:
-                    parameter.normal_(0, 0.15)
+                    parameter.normal_(0, scale)
     save(decoder, dict(plain.checkpoint.hf), replace(spec, patch=config), folder)
     return folder

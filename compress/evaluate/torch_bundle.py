@@ -22,7 +22,7 @@ from sottovoce.models.ring import slot_pass
 from sottovoce.models.voice import Voice
 from sottovoce.runtime import bundle
 from sottovoce.runtime.contract import token_ids
-from sottovoce.runtime.decode import check_prefix
+from sottovoce.runtime.limits import check_prefix
 from sottovoce.runtime.manifest import (
     SCHEMA,
     CacheGroup,

@@ -4,13 +4,12 @@ Written against coremltools' documentation; nothing in this file has run on Appl
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sottovoce.export.coreml.layout import DECODE, PREFILL
 from sottovoce.export.mil.apple import coremltools as ct
 from sottovoce.runtime.apple import UNITS, AppleEngine
 
@@ -20,9 +19,9 @@ __all__ = ["UNITS", "OnApple", "placement"]
 class OnApple:
     """The driver's engine over `MLModel.predict`; states are the model's, read and written by name."""
 
-    def __init__(self, path: Path, unit: str, stateful: bool) -> None:
-        """Load both functions of the package in `path` on `unit`."""
-        self._engine = AppleEngine(path, (DECODE, PREFILL), stateful, unit)
+    def __init__(self, path: Path, unit: str, functions: Sequence[str], stateful: bool) -> None:
+        """Load `functions` of the package in `path` on `unit`."""
+        self._engine = AppleEngine(path, functions, stateful, unit)
         self._state = self._engine.make_state()
         self._names: list[str] = []
 

@@ -1,6 +1,7 @@
 """Voice → Core ML or Core AI bundle: packages, tables, text, prompts, manifest and proof, whole or not at all."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,15 +13,35 @@ from sottovoce.errors import ParityError
 from sottovoce.export.bundle_writer import TOOLS, check_target, file_entries, staged_folder, tool_versions
 from sottovoce.export.coreml import codec as core_codec
 from sottovoce.export.coreml.bundle_verify import CoreParity, verify_coreml
-from sottovoce.export.coreml.convert import BLOCK
-from sottovoce.export.coreml.decoder import EMBEDDING, POSITIONS, write_decoder
+from sottovoce.export.coreml.convert import BLOCK, WEIGHT_BYTES, Compression
+from sottovoce.export.coreml.decoder import (
+    COMPRESS_POSITIONS,
+    EMBEDDING,
+    EXTRACT_POSITIONS,
+    POSITIONS,
+    START,
+    write_decoder,
+)
 from sottovoce.export.coreml.layout import DECODE, PREFILL
-from sottovoce.export.coreml.plan import ENCODER, CorePlan, CoreRequest, plan_coreml
+from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT, PatchLayout
+from sottovoce.export.coreml.plan import ENCODER, CorePlan, CoreRequest, load_decoder, plan_coreml
 from sottovoce.export.head import ids_of
+from sottovoce.export.patch_graph import PatchOptions
 from sottovoce.export.verify import PARITY
 from sottovoce.models.codec import Codec, codec_spec
+from sottovoce.models.patch.checkpoint import net_shapes
 from sottovoce.models.voice import Voice
-from sottovoce.runtime.manifest import MANIFEST, SCHEMA, CodecSpec, CoremlSpec, HeadSpec, Manifest, WeightSpec
+from sottovoce.runtime.manifest import (
+    MANIFEST,
+    SCHEMA,
+    CodecSpec,
+    CoremlPatchSpec,
+    CoremlSpec,
+    HeadSpec,
+    Manifest,
+    PatchSpec,
+    WeightSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ def export_coreml(
 def _write(voice: Voice, plan: CorePlan, request: CoreRequest, stage: Path, progress: CoreProgress) -> Manifest:
     """Everything but the proof; the manifest calls the bundle failed until verification says otherwise."""
     progress.stage("converting the decoder")
-    decoder = voice.checkpoint.load()
+    decoder = load_decoder(voice)
     write_decoder(
         decoder, plan.layout, ids_of(plan.ranges), plan.options.max_position, request.weights, stage, request.kind
     )
@@ -110,6 +131,7 @@ def _manifest(voice: Voice, plan: CorePlan, request: CoreRequest, codec: CodecSp
         warnings=plan.warnings,
         history=spec.history if spec else [],
         decoder=request.kind.decoder,
+        patch=_patch_spec(plan, request),
         coreml=CoremlSpec(
             prefill=layout.io(PREFILL),
             prefill_tokens=layout.prefill,
@@ -119,8 +141,33 @@ def _manifest(voice: Voice, plan: CorePlan, request: CoreRequest, codec: CodecSp
             positions=POSITIONS,
             codec_values=core_codec.VALUES if codec else None,
             codec_codes=(core_codec.MANY, 1) if codec else (),
+            patch=_patch_functions(layout) if isinstance(layout, PatchLayout) else None,
         ),
     )
+
+
+def _patch_spec(plan: CorePlan, request: CoreRequest) -> PatchSpec | None:
+    """What a patch voice's manifest says of it; None for any other voice."""
+    if not isinstance(plan.layout, PatchLayout) or not isinstance(plan.options, PatchOptions):
+        return None
+    patches, width = plan.layout.patches, plan.layout.config.hidden_size
+    window = patches.window if patches.compressor == "attention" else None
+    speaker = width if patches.speaker == "pooled" else 0
+    return PatchSpec(patches.patch, plan.options.clip, window, speaker, token_bytes(plan.layout, request.weights))
+
+
+def token_bytes(layout: PatchLayout, weights: Compression) -> int:
+    """Bytes of weights that each token drawn reads: those of `extract`, scales included."""
+    sizes = {name: math.prod(shape) for name, shape in net_shapes(layout.config, layout.patches).items()}
+    parts = (".tokens.", ".q_proj.", ".o_proj.")
+    read = sum(n for name, n in sizes.items() if name.startswith("extractor.") and any(part in name for part in parts))
+    return int((read + layout.logits * layout.config.hidden_size) * WEIGHT_BYTES[weights])
+
+
+def _patch_functions(layout: PatchLayout) -> CoremlPatchSpec:
+    """How the functions around the backbone are driven."""
+    rows = COMPRESS_POSITIONS if layout.patches.compressor == "attention" else None
+    return CoremlPatchSpec(layout.io(COMPRESS), layout.io(EXTRACT), START, rows, EXTRACT_POSITIONS)
 
 
 def _write_manifest(stage: Path, manifest: Manifest) -> Manifest:

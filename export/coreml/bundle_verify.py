@@ -15,18 +15,23 @@ from sottovoce.export.coreml.codec_verify import CoreCodecReport, check_codec
 from sottovoce.export.coreml.drive import CoreDriver, Engine
 from sottovoce.export.coreml.interpreted import Interpreted
 from sottovoce.export.coreml.kinds import COREML, KINDS, Driven, Kind
-from sottovoce.export.coreml.layout import DECODE, PREFILL, Layout
-from sottovoce.export.coreml.verify import CoreReport, check_decoder, report
+from sottovoce.export.coreml.layout import Layout
+from sottovoce.export.coreml.patch_drive import CorePatchDriver
+from sottovoce.export.coreml.patch_layout import PatchLayout
+from sottovoce.export.coreml.patch_verify import full_prefix, patch_cases, patch_reference
+from sottovoce.export.coreml.plan import load_decoder
+from sottovoce.export.coreml.verify import CoreReport, check_decoder, reference, report
 from sottovoce.export.head import ids_of
 from sottovoce.export.heard import SENTENCES
 from sottovoce.export.mil.lint import lint
 from sottovoce.export.mil.package import load_package
 from sottovoce.export.parity import WRAPS, Case
 from sottovoce.models.codec import Codec
+from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.manifest import Manifest, WeightFormat, read_manifest
 from sottovoce.runtime.parse import parse
-from sottovoce.runtime.prefix import fill_layout
+from sottovoce.runtime.prefix import fill_layout, prefix_slots
 from sottovoce.runtime.strict_json import read_json
 from sottovoce.runtime.text.frontend import load_frontend
 
@@ -78,19 +83,23 @@ def verify_coreml(folder: Path, voice: Voice) -> CoreParity:
     manifest = read_manifest(folder)
     if manifest.source != voice.checkpoint.sha256():
         raise VoiceError(f"{voice.folder} is not the voice that {folder} was exported from: their hashes differ")
-    decoder = voice.checkpoint.load()
+    decoder = load_decoder(voice)
     ids = ids_of(manifest.head.ids)
     with torch.no_grad():
-        head = decoder.head[torch.tensor(ids)].clone()
+        backbone = decoder.backbone if isinstance(decoder, PatchDecoder) else decoder
+        head = backbone.head[torch.tensor(ids)].clone()
     kind = _kind(manifest)
     written = kind.written(folder / kind.decoder, decoder, head)
     layout, group = layout_of(manifest, voice), manifest.cache.groups[0]
     cases, names, reports = _cases(folder, manifest, voice), [], []
-    for name, engine in engines(kind, folder / kind.decoder, layout.stateful):
-        driver = CoreDriver(folder, layout, group.prefix, group.window, engine)
-        outcomes = check_decoder(driver, decoder, head, written, cases, ids)
+    refer = reference if manifest.patch is None else patch_reference
+    for name, engine in engines(kind, folder / kind.decoder, layout):
+        driver = open_driver(folder, layout, manifest, engine)
+        outcomes = check_decoder(driver, decoder, head, written, cases, ids, refer)
         names.append(name)
-        reports.append(report(outcomes, written, manifest.weights.layers, group.window, voice.spec is not None))
+        slot = manifest.patch.size if manifest.patch else 1
+        window = group.window * slot  # in tokens
+        reports.append(report(outcomes, written, manifest.weights.layers, window, voice.spec is not None))
     found = CoreParity(
         schema=1,
         passed=True,
@@ -112,17 +121,26 @@ def _kind(manifest: Manifest) -> Kind:
     return kind
 
 
-def engines(kind: Kind, package: Path, stateful: bool) -> Iterator[tuple[str, Engine]]:
+def open_driver(folder: Path, layout: Layout, manifest: Manifest, engine: Engine | None = None) -> CoreDriver:
+    """What drives the package of a bundle, by `engine` (None: the interpreter)."""
+    group = manifest.cache.groups[0]
+    if not isinstance(layout, PatchLayout) or manifest.prompt is None:
+        return CoreDriver(folder, layout, group.prefix, group.window, engine)
+    codes = range(manifest.prompt.code_offset, manifest.prompt.code_offset + manifest.prompt.code_count)
+    return CorePatchDriver(folder, layout, group.prefix, group.window, codes, engine)
+
+
+def engines(kind: Kind, package: Path, layout: Layout) -> Iterator[tuple[str, Engine]]:
     """What runs it here; for a Core ML package on macOS also Core ML on each kind of compute unit."""
     if kind is not COREML:
-        yield kind.how, Driven(kind, package, (DECODE, PREFILL))
+        yield kind.how, Driven(kind, package, layout.functions)
         return
     yield kind.how, Interpreted(package)
     if platform.system() == "Darwin":
         from sottovoce.export.coreml.apple import UNITS, OnApple
 
         for unit in UNITS:
-            yield f"on Apple hardware, {unit}", OnApple(package, unit, stateful)
+            yield f"on Apple hardware, {unit}", OnApple(package, unit, layout.functions, layout.stateful)
 
 
 def placements(package: Path) -> dict[str, dict[str, int]]:
@@ -140,7 +158,8 @@ def layout_of(manifest: Manifest, voice: Voice) -> Layout:
     if spec is None:
         raise BundleError(f"this bundle is of flavour {manifest.flavour}: its manifest lacks coreml")
     logits = sum(end - start for start, end in manifest.head.ids)
-    return Layout(voice.checkpoint.config, manifest.cache.groups[0].slots, logits, spec.prefill_tokens, spec.stateful)
+    sizes = voice.checkpoint.config, manifest.cache.groups[0].slots, logits, spec.prefill_tokens, spec.stateful
+    return Layout(*sizes) if manifest.patch is None else PatchLayout(*sizes, voice.patches().config)
 
 
 def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
@@ -154,6 +173,11 @@ def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
     said = [spec.prompt.code_offset + code for p in voice.prompts().values() for code in p.codes] if spec else []
     said = said or random.choice(ids, 64).tolist()
     steps = _steps(manifest)
+    if manifest.patch is not None and spec is not None:
+        text = np.setdiff1d(np.arange(voice.checkpoint.config.vocab_size), ids).tolist()
+        real = _real_prefix(folder, manifest, voice) or full_prefix(text, said, 9, manifest.patch.size)
+        sizes = group.prefix, steps, GREEDY_STEPS, manifest.patch.size
+        return patch_cases(real, said[: manifest.patch.clip], random.permutation(text).tolist(), *sizes)
     many = said * (1 + (steps + group.prefix) // len(said))
     short = many[: min(group.prefix, 37)]
     real = _real_prefix(folder, manifest, voice) or tuple(short[:1])
@@ -167,9 +191,11 @@ def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
 def _steps(manifest: Manifest) -> int:
     """Steps of the longest case: WRAPS rounds and a bit, where positions and WORK allow it."""
     group = manifest.cache.groups[0]
-    size = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{manifest.decoder}/"))
-    affordable = max(GREEDY_STEPS, int(WORK / size))
-    return min(WRAPS * group.window + 2, manifest.max_position - group.prefix, affordable)
+    weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{manifest.decoder}/"))
+    affordable = max(GREEDY_STEPS, int(WORK / weights))
+    size = manifest.patch.size if manifest.patch else 1
+    room = (manifest.max_position - group.prefix - (manifest.patch.clip if manifest.patch else 0)) // size
+    return min(WRAPS * group.window + 2, room, affordable)
 
 
 def _real_prefix(folder: Path, manifest: Manifest, voice: Voice) -> tuple[int, ...]:
@@ -179,7 +205,8 @@ def _real_prefix(folder: Path, manifest: Manifest, voice: Voice) -> tuple[int, .
         return ()
     frontend, layout = load_frontend(folder, manifest.text), manifest.prompt
     words = frontend.whole(prompts[0].transcript).ids if "{prompt_text}" in layout.layout else ()
-    room = manifest.cache.groups[0].prefix - len(fill_layout(layout, (), prompts[0].codes, words))
+    fixed = prefix_slots(manifest, fill_layout(layout, (), prompts[0].codes, words))
+    room = manifest.cache.groups[0].prefix - fixed
     sentence = frontend.sentences(SENTENCES, min(room, layout.max_text_tokens))[0]
     return fill_layout(layout, sentence.ids, prompts[0].codes, words)
 

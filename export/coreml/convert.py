@@ -29,6 +29,9 @@ Compression = Literal["fp16", "int8", "int4", "palette4"]
 BLOCK: Final = 32
 """Weights that share a scale where four bits are linear."""
 
+WEIGHT_BYTES: Final[dict[Compression, float]] = {"fp16": 2, "int8": 1, "int4": 0.5 + 2 / BLOCK, "palette4": 0.5}
+"""Bytes of a weight, its share of the scales included where a few weights share one."""
+
 SPECIFICATION: Final = 9
 """Version of the package format that is written: iOS 18, macOS 15."""
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from sottovoce.errors import MissingExtraError, OptionError, OutputError
 from sottovoce.export.coreml.convert import Compression, Traceable, quiet
-from sottovoce.export.coreml.written import Written
-from sottovoce.models.decoder import Decoder
+from sottovoce.export.coreml.written import AnyDecoder, Written
 
 METADATA: Final = "metadata.json"
 
@@ -49,7 +48,7 @@ def write_asset(functions: Mapping[str, Traceable], compression: Compression, ta
 
 
 @torch.no_grad()
-def half_written(asset: Path, decoder: Decoder, head: Tensor) -> Written:
+def half_written(asset: Path, decoder: AnyDecoder, head: Tensor) -> Written:
     """`decoder` and its kept `head` rows [V', d] rounded as an asset's are; an asset's own cannot be read back."""
     rounded = copy.deepcopy(decoder)
     for parameter in rounded.parameters():

@@ -4,7 +4,7 @@ The runtime's loop is not used here on purpose: a mistake in reading the contrac
 were never written hold large garbage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,50 @@ class Engine(Protocol):
         ...
 
 
+class Slots:
+    """Caches of one function, as inputs and outputs: garbage in every slot, none visible; `held` tells what lies
+    where."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Of `shapes` by the names of the inputs, [1, H, D, S] each; none where Core ML keeps them."""
+        random = np.random.default_rng(0)
+        self.caches = {name: (GARBAGE * random.standard_normal(s)).astype(np.float16) for name, s in shapes.items()}
+        self.count = next((shape[-1] for shape in shapes.values()), 0)
+        self.held: dict[int, int] = {}
+
+    def masks(self, slots: list[int], size: int, behind: int | None = None) -> dict[str, np.ndarray]:
+        """Bias and write of T = `size` columns, the first of which fill `slots` in turn.
+
+        What a column sees are the slots held before this run and those of this run up to itself; of them the last
+        `behind` numbers, its own included, where that is given.
+        """
+        write, bias = np.zeros((size, self.count), np.float16), np.full((size, self.count), HIDDEN)
+        for row in range(size):
+            last = min(row, len(slots) - 1)
+            own = self.held[slots[last]]
+            later = {self.held[slot] for slot in slots[last + 1 :]}
+            if row < len(slots):
+                write[row, slots[row]] = 1
+            for slot, number in self.held.items():
+                if number not in later and (behind is None or 0 <= own - number < behind):
+                    bias[row, slot] = 0
+        return {"attention_bias": bias[None, None], "cache_write": write[None, None]}
+
+    def keep(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """What a run gave is the next one's past."""
+        self.caches = {name: outputs["present" + name.removeprefix("past_key_values")] for name in self.caches}
+
+
+def rotary_feeds(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows [T, 2, D/2] as two inputs [1, 1, D/2, T]."""
+    return {f"rotary_{kind}": rows[:, part].T[None, None].copy() for part, kind in enumerate(("cos", "sin"))}
+
+
+def column(x: np.ndarray) -> np.ndarray:
+    """Vectors [T, d] as [1, d, 1, T]."""
+    return x.T[None, :, None].copy()
+
+
 class CoreDriver:
     """One utterance after the other; the same methods as the ONNX driver's, so that the same cases serve both."""
 
@@ -49,77 +93,70 @@ class CoreDriver:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the utterance: garbage in every slot, none visible."""
-        random, shape = np.random.default_rng(0), self.layout.cache_shape
-        names = self.layout.cache_names()
-        self.caches = {name: (GARBAGE * random.standard_normal(shape)).astype(np.float16) for name in names}
+        """Forget the utterance."""
+        self._slots = Slots(self.layout.caches())
         if self.layout.stateful:
-            self._engine.fill(self.caches)
-        self._visible = np.zeros(self.layout.slots, bool)
-        self._position = self._generated = 0
+            self._engine.fill(self._slots.caches)
+        self._read = self._generated = 0
 
-    def prefill(self, ids: list[int]) -> np.ndarray:
-        """Feed prefix tokens → logits [V'] of the last one, which goes through decode; the others T at a time."""
-        if self._position + len(ids) > self.prefix:
-            raise ValueError(f"{self._position + len(ids)} prefix tokens in {self.prefix} slots")
-        size = self.layout.prefill
-        for start in range(0, len(ids) - 1, size):
-            self._chunk(ids[:-1][start : start + size])
-        return self._decode(ids[-1], self._position)
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Feed prefix tokens → logits [V'] of the last one."""
+        return self._logits(self._feed(np.asarray(self._embedding[list(ids)]), range(len(ids))))
 
     def step(self, token: int) -> np.ndarray:
-        """Feed one generated token → logits [V']: its slot, P + t mod W, is written and then seen."""
-        slot = self.prefix + self._generated % self.window
-        self._generated += 1
-        return self._decode(token, slot)
+        """Feed one generated token → logits [V']."""
+        return self._logits(self._say(np.asarray(self._embedding[[token]]), self._read + self._generated))
 
     def buffers(self) -> list[np.ndarray]:
         """All caches in order, [1, H, D, S] each, wherever they are kept."""
-        held = self._engine.states() if self.layout.stateful else self.caches
-        return [held[name] for name in self.layout.cache_names()]
+        held = self._engine.states() if self.layout.stateful else self._slots.caches
+        return [held[name] for name in self.layout.caches()]
 
-    def _chunk(self, ids: list[int]) -> None:
-        """Up to T prefix tokens into the next slots; rows beyond them are padding that is written nowhere."""
-        size, count, first = self.layout.prefill, len(ids), self._position
-        write = np.zeros((size, self.layout.slots), np.float16)
-        write[np.arange(count), first + np.arange(count)] = 1
-        bias = np.where(self._visible, np.float16(0), HIDDEN)[None].repeat(size, 0)
-        for row in range(size):
-            bias[row, first : first + min(row, count - 1) + 1] = 0
-        padded = [*ids, *[ids[-1]] * (size - count)]
-        self._run(PREFILL, padded, np.minimum(first + np.arange(size), first + count - 1), bias, write)
-        self._visible[first : first + count] = True
-        self._position += count
+    def held(self) -> list[dict[int, int]]:
+        """Of each of them: slot → number of what lies there, all of the prefix first."""
+        return [dict(self._slots.held)] * len(self.layout.caches())
 
-    def _decode(self, token: int, slot: int) -> np.ndarray:
-        """One token into `slot`; logits [V'] float32."""
-        self._visible[slot] = True
-        write = np.zeros((1, self.layout.slots), np.float16)
-        write[0, slot] = 1
-        bias = np.where(self._visible, np.float16(0), HIDDEN)[None]
-        outputs = self._run(DECODE, [token], np.array([self._position]), bias, write)
-        self._position += 1
-        pieces = [outputs[spec.name] for spec in self.layout.io(DECODE).outputs if spec.name.startswith("logits")]
-        return np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.float32)
+    def _feed(self, x: np.ndarray, positions: Sequence[int]) -> dict[str, np.ndarray]:
+        """Read what a prefix is made of, x [p, d] → outputs of the last one, which goes through decode, the others T at
+        a time."""
+        if len(x) > self.prefix:
+            raise ValueError(f"{len(x)} prefix tokens in {self.prefix} slots")
+        size = self.layout.prefill
+        for start in range(0, len(x) - 1, size):
+            end = min(start + size, len(x) - 1)
+            self._run(PREFILL, x[start:end], list(positions[start:end]), list(range(start, end)), size)
+        last = len(x) - 1
+        self._read = len(x)
+        return self._run(DECODE, x[last:], [positions[last]], [last], 1)
+
+    def _say(self, x: np.ndarray, position: int) -> dict[str, np.ndarray]:
+        """Read what was generated, x [1, d]: its slot, P + t mod W, is written and then seen."""
+        slot = self.prefix + self._generated % self.window
+        self._generated += 1
+        return self._run(DECODE, x, [position], [slot], 1)
+
+    def _logits(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Logits [V'] float32 in one piece."""
+        pieces = sorted((name for name in outputs if name.startswith("logits")), key=lambda name: (len(name), name))
+        return np.concatenate([outputs[name].reshape(-1) for name in pieces]).astype(np.float32)
+
+    def _more(self, function: str) -> dict[str, np.ndarray]:
+        """Inputs of a function beside those of any voice."""
+        return {}
 
     def _run(
-        self, function: str, ids: list[int], positions: np.ndarray, bias: np.ndarray, write: np.ndarray
+        self, function: str, x: np.ndarray, positions: list[int], slots: list[int], size: int
     ) -> dict[str, np.ndarray]:
-        """One run; its caches become the next one's."""
-        x = np.asarray(self._embedding[ids])
-        rows = np.asarray(self._positions[positions])
-        feeds: dict[str, np.ndarray] = {}
-        if self.layout.rotary:  # [T, 2, D/2] → two of [1, 1, D/2, T]
-            feeds["rotary_cos"], feeds["rotary_sin"] = (rows[:, part].T[None, None].copy() for part in (0, 1))
-        else:
-            x = (x.astype(np.float32) + rows).astype(np.float16)
-        feeds |= {
-            "inputs_embeds": x.T[None, :, None].copy(),
-            "attention_bias": bias[None, None],
-            "cache_write": write[None, None],
-        }
-        outputs = self._engine.run(function, feeds if self.layout.stateful else feeds | self.caches)
+        """One run over x [n, d] at `positions`, padded to `size`; its caches become the next one's."""
+        for number, slot in enumerate(slots):
+            self._slots.held[slot] = self._read + self._generated - 1 if function == DECODE else slots[0] + number
+        rows = np.minimum(np.arange(size), len(x) - 1)
+        x, table = x[rows], np.asarray(self._positions[np.array(positions)[rows]])
+        if not self.layout.rotary:
+            x = (x.astype(np.float32) + table).astype(np.float16)
+        feeds = {"inputs_embeds": column(x), **self._slots.masks(slots, size), **self._more(function)}
+        feeds |= rotary_feeds(table) if self.layout.rotary else {}
+        outputs = self._engine.run(function, feeds if self.layout.stateful else feeds | self._slots.caches)
         if not self.layout.stateful:
-            present = self.layout.cache_names("present")
-            self.caches = {name: outputs[made] for name, made in zip(self.caches, present, strict=True)}
+            self._slots.keep(outputs)
         return outputs

@@ -11,9 +11,8 @@ from torch import Tensor
 from sottovoce.export.coreml.convert import Compression, Traceable, write_package
 from sottovoce.export.coreml.coreai import half_written, write_asset
 from sottovoce.export.coreml.interpreted import InterpretedEngine
-from sottovoce.export.coreml.written import Written, load_written
+from sottovoce.export.coreml.written import AnyDecoder, Written, load_written
 from sottovoce.export.mil.package import load_package
-from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.coreai import AIEngine
 from sottovoce.runtime.coreml import OpenEngine
 
@@ -33,7 +32,7 @@ class Kind:
     formats: tuple[Compression, ...]
     write: Callable[[Mapping[str, Traceable], Compression, Path], None]
     open_engine: OpenEngine
-    written: Callable[[Path, Decoder, Tensor], Written]
+    written: Callable[[Path, AnyDecoder, Tensor], Written]
     warning: str | None = None
 
     @property

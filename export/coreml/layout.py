@@ -19,6 +19,37 @@ ALIGNED: Final = 32
 
 DECODE, PREFILL = "decode", "prefill"
 
+Shape = tuple[int, ...]
+
+
+def half_tensors(shapes: dict[str, Shape]) -> tuple[TensorSpec, ...]:
+    """Tensors of half precision by name."""
+    return tuple(TensorSpec(name, HALF, shape) for name, shape in shapes.items())
+
+
+def cache_shapes(config: DecoderConfig, slots: int, stem: str = "past_key_values") -> dict[str, Shape]:
+    """Caches of S = `slots` in order, keys and values of layer 0, of layer 1, …: [1, H, D, S] each.
+
+    A key is a column, so that no product needs it turned.
+    """
+    names = (f"{stem}_{layer}_{part}" for layer in range(config.layers) for part in ("key", "value"))
+    return dict.fromkeys(names, (1, config.kv_heads, config.head_dim, slots))
+
+
+def read_shapes(config: DecoderConfig, tokens: int, slots: int) -> dict[str, Shape]:
+    """What layers are told besides caches when T = `tokens` are read over S = `slots`."""
+    half, learned = config.head_dim // 2, config.traits.learned_positions
+    rotary = {} if learned else {"rotary_cos": (1, 1, half, tokens), "rotary_sin": (1, 1, half, tokens)}
+    mask = (1, 1, tokens, slots)
+    return {"inputs_embeds": (1, config.hidden_size, 1, tokens), **rotary, "attention_bias": mask, "cache_write": mask}
+
+
+def logit_shapes(logits: int) -> Iterator[tuple[str, Shape]]:
+    """`logits`, or `logits_0`, `logits_1`, … where one convolution would be too wide."""
+    sizes = [min(HEAD_ROWS, logits - start) for start in range(0, logits, HEAD_ROWS)]
+    for number, size in enumerate(sizes):
+        yield "logits" if len(sizes) == 1 else f"logits_{number}", (1, size, 1, 1)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -32,44 +63,27 @@ class Layout:
     stateful: bool
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        """Of the package, the default one first."""
+        return (DECODE, PREFILL)
+
+    @property
     def rotary(self) -> bool:
         """Whether positions come as rotary rows; learned ones are added to the embedding by the host."""
         return not self.config.traits.learned_positions
 
-    def cache_names(self, stem: str = "past_key_values") -> list[str]:
-        """Caches in order: keys and values of layer 0, of layer 1, …"""
-        return [f"{stem}_{layer}_{part}" for layer in range(self.config.layers) for part in ("key", "value")]
-
-    @property
-    def cache_shape(self) -> tuple[int, ...]:
-        """[1, H, D, S]: a key is a column, so that no product needs it turned."""
-        return (1, self.config.kv_heads, self.config.head_dim, self.slots)
-
-    def inputs(self, tokens: int) -> tuple[TensorSpec, ...]:
-        """Of a function of `tokens` T, caches included unless they are states."""
-        half = self.config.head_dim // 2
-        rotary = {"rotary_cos": (1, 1, half, tokens), "rotary_sin": (1, 1, half, tokens)} if self.rotary else {}
-        shapes = {
-            "inputs_embeds": (1, self.config.hidden_size, 1, tokens),
-            **rotary,
-            "attention_bias": (1, 1, tokens, self.slots),
-            "cache_write": (1, 1, tokens, self.slots),
-        }
-        caches = {} if self.stateful else dict.fromkeys(self.cache_names(), self.cache_shape)
-        return tuple(TensorSpec(name, HALF, shape) for name, shape in (shapes | caches).items())
+    def caches(self, stem: str = "past_key_values") -> dict[str, Shape]:
+        """Shapes of the backbone's caches by name, in order."""
+        return cache_shapes(self.config, self.slots, stem)
 
     def io(self, function: str) -> IoSpec:
-        """Inputs and outputs of a function."""
+        """Inputs and outputs of a function, caches included unless they are states."""
         tokens = 1 if function == DECODE else self.prefill
-        outputs = list(self._logits()) if function == DECODE else []
+        inputs, outputs = read_shapes(self.config, tokens, self.slots), dict[str, Shape]()
+        if function == DECODE:
+            outputs |= logit_shapes(self.logits)
         if not self.stateful:
-            outputs += [TensorSpec(name, HALF, self.cache_shape) for name in self.cache_names("present")]
+            inputs, outputs = inputs | self.caches(), outputs | self.caches("present")
         elif function == PREFILL:  # a function must give something
-            outputs.append(TensorSpec("hidden", HALF, (1, self.config.hidden_size, 1, tokens)))
-        return IoSpec(self.inputs(tokens), tuple(outputs))
-
-    def _logits(self) -> Iterator[TensorSpec]:
-        """`logits`, or `logits_0`, `logits_1`, … where one convolution would be too wide."""
-        sizes = [min(HEAD_ROWS, self.logits - start) for start in range(0, self.logits, HEAD_ROWS)]
-        for number, size in enumerate(sizes):
-            yield TensorSpec("logits" if len(sizes) == 1 else f"logits_{number}", HALF, (1, size, 1, 1))
+            outputs["hidden"] = (1, self.config.hidden_size, 1, tokens)
+        return IoSpec(half_tensors(inputs), half_tensors(outputs))

@@ -159,6 +159,11 @@ class SlotLayer(nn.Module):
         return x + self.mlp(self.between(x)), cache
 
 
+def keeping(write: Tensor) -> Tensor:
+    """Which slots keep what they hold where write [1,1,T,S] fills the others: [1,1,1,S]."""
+    return 1 - (write if write.shape[2] == 1 else write.sum(2, keepdim=True))
+
+
 class Trunk(nn.Module):
     """All layers, and what one run of them needs besides weights."""
 
@@ -171,8 +176,7 @@ class Trunk(nn.Module):
         self, x: Tensor, rotary: Cache | None, bias: Tensor, write: Tensor, caches: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """x [1,d,1,T], bias [1,1,T,S], write [1,1,T,S], caches 2L × [1,H,D,S] → x and caches."""
-        keep = 1 - (write if write.shape[2] == 1 else write.sum(2, keepdim=True))
-        group = self.layers[0].attention.group
+        keep, group = keeping(write), self.layers[0].attention.group
         if group > 1 and bias.shape[2] > 1:
             bias = torch.cat([bias] * group, 2)
         written: list[Tensor] = []
@@ -185,11 +189,10 @@ class Trunk(nn.Module):
 class Head(nn.Module):
     """Final norm and the kept rows of the head, in pieces that the engine takes."""
 
-    def __init__(self, decoder: Decoder, ids: Sequence[int]) -> None:
-        """Logits of `ids`, in that order."""
+    def __init__(self, norm: nn.Module, rows: Tensor) -> None:
+        """Logits over `rows` [V',d], in that order."""
         super().__init__()
-        self.norm = Norm(decoder.model.norm)
-        rows = decoder.head.detach()[torch.tensor(ids)]
+        self.norm = Norm(norm)
         self.pieces = nn.ModuleList(convolution(piece) for piece in rows.split(HEAD_ROWS))
 
     def forward(self, x: Tensor) -> list[Tensor]:

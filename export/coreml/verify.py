@@ -6,17 +6,19 @@ as logits, and slots that were never written hold garbage. Two comparisons: with
 holds, which is tight whatever their format, and with the voice, which says what the format costs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sottovoce.export.coreml.drive import CoreDriver
-from sottovoce.export.coreml.written import ALLOWED, Written
+from sottovoce.export.coreml.written import ALLOWED, AnyDecoder, Written
 from sottovoce.export.parity import MARGIN, Case
-from sottovoce.models.decoder import Decoder
+from sottovoce.models.decoder import Attention, Decoder
 from sottovoce.models.masks import wand_mask
 
 LOGIT_ERROR = 0.02
@@ -58,10 +60,19 @@ class CoreReport:
 
 @dataclass(frozen=True)
 class Side:
-    """What torch makes of a case: logits [steps + 1, V'] and per cache [H, D, tokens]."""
+    """What torch makes of a case: logits [steps + 1, V'], and per cache [H, D, tokens] as it is once the prefix was
+    read, and at the end."""
 
     logits: np.ndarray
+    begun: list[np.ndarray]
     caches: list[np.ndarray]
+
+
+Passes = list[tuple[Tensor, Tensor]]
+"""Keys and values [B,H,T,D] of each pass through an attention."""
+
+Reference = Callable[[AnyDecoder, Tensor, Case, Sequence[int], int], Side]
+"""Torch over prefix and fed tokens under the WAND mask: decoder, its kept rows of the head, case, tokens, window."""
 
 
 @dataclass(frozen=True)
@@ -77,58 +88,92 @@ class Outcome:
 
 
 @torch.no_grad()
-def reference(decoder: Decoder, head: Tensor, case: Case, fed: Sequence[int], window: int) -> Side:
-    """One pass of torch over prefix and `fed` tokens under the WAND mask."""
+def reference(decoder: AnyDecoder, head: Tensor, case: Case, fed: Sequence[int], window: int) -> Side:
+    """The `Reference` of a voice of tokens."""
+    assert isinstance(decoder, Decoder)
     ids = torch.tensor([[*case.prefix, *fed]])
-    mask = wand_mask(ids.shape[1], len(case.prefix), window)
-    x, rotary = decoder.begin(ids)
-    caches = []
-    for layer in decoder.model.layers:
-        q, k, v = layer.self_attn.project(layer.input_layernorm(x), rotary)
-        caches += [k[0].mT.numpy(), v[0].mT.numpy()]
-        x = x + layer.self_attn.attend(q, k, v, mask)
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
-    hidden = decoder.model.norm(x)[0, len(case.prefix) - 1 :]
-    return Side((hidden @ head.T).numpy(), caches)
+    with projected(layer.self_attn for layer in decoder.model.layers) as made:
+        hidden = decoder(ids, mask=wand_mask(ids.shape[1], len(case.prefix), window))
+    caches = [part for layer in made for part in columns(layer[0])]
+    return Side((hidden[0, len(case.prefix) - 1 :] @ head.T).numpy(), caches, caches)
+
+
+@contextmanager
+def projected(attentions: Iterable[Attention]) -> Iterator[list[Passes]]:
+    """Keys and values [B,H,T,D] of every pass through each of `attentions`, while the body runs."""
+    watched = list(attentions)
+    made: list[Passes] = [[] for _ in watched]
+
+    def watch(attention: Attention, passes: Passes) -> Callable[..., Any]:
+        project = attention.project
+
+        def watching(*args: Any) -> Any:
+            q, k, v = project(*args)
+            passes.append((k, v))
+            return q, k, v
+
+        return watching
+
+    for attention, passes in zip(watched, made, strict=True):
+        attention.project = watch(attention, passes)  # type: ignore[method-assign]
+    try:
+        yield made
+    finally:
+        for attention in watched:
+            del attention.project
+
+
+def columns(made: Iterable[Tensor]) -> list[np.ndarray]:
+    """Keys and values [B,H,T,D] as [H,D,B·T], a key as a column."""
+    return [part.permute(1, 3, 0, 2).flatten(2).numpy() for part in made]
 
 
 def check_decoder(
-    driver: CoreDriver, decoder: Decoder, head: Tensor, written: Written, cases: Sequence[Case], ids: Sequence[int]
+    driver: CoreDriver,
+    decoder: AnyDecoder,
+    head: Tensor,
+    written: Written,
+    cases: Sequence[Case],
+    ids: Sequence[int],
+    refer: Reference = reference,
 ) -> list[Outcome]:
-    """Drive the package and torch over `cases`; `head` [V', d] are the voice's rows of `ids`."""
-    return [_outcome(case, driver, decoder, head, written, ids) for case in cases]
+    """Drive the package and torch, as `refer` has it, over `cases`; `head` [V', d] are the voice's rows of `ids`."""
+    return [_outcome(case, driver, decoder, head, written, ids, refer) for case in cases]
 
 
 def _outcome(
-    case: Case, driver: CoreDriver, decoder: Decoder, head: Tensor, written: Written, ids: Sequence[int]
+    case: Case,
+    driver: CoreDriver,
+    decoder: AnyDecoder,
+    head: Tensor,
+    written: Written,
+    ids: Sequence[int],
+    refer: Reference,
 ) -> Outcome:
     """The package first, since it chooses the tokens of a greedy case."""
     driver.restart()
     logits = [driver.prefill(list(case.prefix))]
-    after_prefill = driver.buffers()
+    after_prefill, held = driver.buffers(), driver.held()
     fed = list(case.tokens or ())
     for step in range(case.length):
         if case.tokens is None:
             fed.append(ids[int(logits[-1].argmax())])
         logits.append(driver.step(fed[step]))
-    same = reference(written.decoder, written.head, case, fed, driver.window)
-    voice = reference(decoder, head, case, fed, driver.window)
-    count = len(case.prefix)
-    places = {position: position for position in range(count)}
-    prefill_error = _cache_error(after_prefill, same.caches, places)
-    for step in range(max(0, len(fed) - driver.window), len(fed)):
-        places[driver.prefix + step % driver.window] = count + step
-    cache_error = _cache_error(driver.buffers(), same.caches, places)
+    same = refer(written.decoder, written.head, case, fed, driver.window)
+    voice = refer(decoder, head, case, fed, driver.window)
+    prefill_error = _cache_error(after_prefill, same.begun, held)
+    cache_error = _cache_error(driver.buffers(), same.caches, driver.held())
     return Outcome(case, np.stack(logits), same.logits, voice.logits, prefill_error, cache_error)
 
 
-def _cache_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], places: dict[int, int]) -> float:
-    """The largest error of a buffer [1, H, D, S], slot → token; root mean square over the deviation."""
-    slots, tokens = list(places.keys()), list(places.values())
+def _cache_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], held: Sequence[Mapping[int, int]]) -> float:
+    """The largest error of a buffer [1, H, D, S], slot → number; root mean square over the deviation."""
     errors = []
-    for buffer, truth in zip(found, wanted, strict=True):
-        expected = truth[:, :, tokens]
-        difference = buffer[0].astype(np.float32)[:, :, slots] - expected
+    for buffer, truth, places in zip(found, wanted, held, strict=True):
+        if not places:  # nothing was read into it yet
+            continue
+        expected = truth[:, :, list(places.values())]
+        difference = buffer[0].astype(np.float32)[:, :, list(places)] - expected
         errors.append(_rms(difference) / max(_rms(expected - expected.mean()), 1e-6))
     return float(np.max(errors))  # NaN stays NaN
 

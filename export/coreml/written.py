@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from sottovoce.export.coreml.layout import DECODE
+from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT
 from sottovoce.export.mil.package import Package
 from sottovoce.export.mil.runner import Runner
 from sottovoce.models.decoder import Decoder
+from sottovoce.models.patch.decoder import PatchDecoder
+
+AnyDecoder = Decoder | PatchDecoder
 
 ALLOWED = {"fp16": 2.0**-10, "int8": 0.63 / 127, "int4": 0.51 / 7, "palette4": 0.6}
 """Gate: largest |written − checkpoint| of a weight, as a share of its row's largest: half a step and the rounding of
@@ -24,6 +28,10 @@ MISSING = 1e6
 
 _PARTS = {"self_attn": "attention", "mlp": "mlp"}
 
+_CROSS = {"compressor": {"q": COMPRESS, "o": COMPRESS, "k": COMPRESS, "v": COMPRESS}}
+_CROSS["extractor"] = {"q": EXTRACT, "o": EXTRACT, "k": DECODE, "v": DECODE}
+"""Which function of a patch voice's package holds a projection that looks across."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -32,41 +40,64 @@ class Written:
     None where a package does not show its weights.
     """
 
-    decoder: Decoder
+    decoder: AnyDecoder
     head: Tensor
     error: float | None
 
 
 @torch.no_grad()
-def load_written(package: Package, decoder: Decoder, head: Tensor) -> Written:
-    """`decoder` and its kept `head` rows [V', d], with the matrices and biases of the package's decode function.
+def load_written(package: Package, decoder: AnyDecoder, head: Tensor) -> Written:
+    """`decoder` and its kept `head` rows [V', d], with the matrices and biases of the package's functions.
 
     One that is missing there counts as MISSING: nothing reads a projection whose cache is not written any more.
     """
-    constants = Runner(package, DECODE).constants()
-    found = {name.removeprefix("p_").split("_to_fp16")[0]: value for name, value in constants.items()}
+    patches = isinstance(decoder, PatchDecoder)
+    found = {name: _constants(package, name) for name in (DECODE, COMPRESS, EXTRACT)[: 3 if patches else 1]}
     written, errors = copy.deepcopy(decoder), []
     parameters = dict(written.named_parameters())
-    for name, ours in _names(written):
-        if ours not in found:
+    for name, function, ours in _names(written):
+        if ours not in found[function]:
             errors.append(MISSING)
             continue
-        value = found[ours].reshape(parameters[name].shape)
+        value = found[function][ours].reshape(parameters[name].shape)
         errors.append(_error(value, parameters[name]))
         parameters[name].copy_(value)
-    pieces = [value for _, value in sorted(_pieces(found))]
+    pieces = [value for _, value in sorted(_pieces(found[EXTRACT if patches else DECODE]))]
     if sum(map(len, pieces)) != len(head):
         return Written(written, head, MISSING)
     rows = torch.cat(pieces).reshape(head.shape)
     return Written(written, rows, max(*errors, _error(rows, head)))
 
 
-def _names(decoder: Decoder) -> Iterator[tuple[str, str]]:
-    """Each matrix and bias of the layers, and what the package calls it."""
+def _constants(package: Package, function: str) -> dict[str, Tensor]:
+    """Weights of a function by what the module called them, dots as underscores."""
+    constants = Runner(package, function).constants()
+    return {name.removeprefix("p_").split("_to_fp16")[0]: value for name, value in constants.items()}
+
+
+def _names(decoder: AnyDecoder) -> Iterator[tuple[str, str, str]]:
+    """Each matrix and bias of the layers, the function that holds it, and what that calls it."""
     for name, _ in decoder.named_parameters():
-        if "_proj." in name:
-            _, _, index, part, projection, kind = name.split(".")
-            yield name, f"trunk_layers_{index}_{_PARTS[part]}_{projection.removesuffix('_proj')}_{kind}"
+        *path, last, kind = name.removeprefix("backbone.").split(".")
+        short = f"{last.removesuffix('_proj')}_{kind}"
+        match path:
+            case ["model", "layers", index, part] if last.endswith("_proj"):
+                yield name, DECODE, f"trunk_layers_{index}_{_PARTS[part]}_{short}"
+            case [net, "layers", index, "tokens", part] if last.endswith("_proj"):
+                yield name, COMPRESS if net == "compressor" else EXTRACT, f"tokens_{index}_{_PARTS[part]}_{short}"
+            case [net, "layers", index, "cross", "attention"]:
+                yield name, *_across(net, index, last[0], short)
+            case ["extractor", "layers", index]:
+                yield name, DECODE, f"told_slots_{index}_{kind}"
+            case ["extractor"] if last in ("speaker", "fuse"):
+                yield name, DECODE, f"told_{short}"
+
+
+def _across(net: str, index: str, projection: str, short: str) -> tuple[str, str]:
+    """The function, and the name there, of a matrix that makes queries of one sequence or keys of another."""
+    function, told = _CROSS[net][projection], net == "extractor"
+    where = "look" if projection in "qo" else "told_memory" if told else "memory"
+    return function, f"{where}_{index}_{short}"
 
 
 def _pieces(found: dict[str, Tensor]) -> Iterator[tuple[int, Tensor]]:

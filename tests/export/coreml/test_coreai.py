@@ -17,6 +17,8 @@ from sottovoce.runtime.coreai import AIEngine
 from sottovoce.runtime.manifest import read_manifest
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import speak
+from tests import tiny
+from tests.export.coreml.voices import SIZES
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed: pip install 'sottovoce[coreai]'")
 
@@ -54,6 +56,14 @@ def test_it_speaks(asset_bundle: Path) -> None:
     bundle = load_bundle(asset_bundle)
     audio = np.concatenate(list(speak(bundle, "One two.", find_prompt(bundle, "ada"), seed=3)))
     assert len(audio) > 0 and np.isfinite(audio).all() and audio.any()
+
+
+def test_a_patch_voice_is_verified_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {**SIZES, "num_hidden_layers": 1}
+    voice = tiny.save_patch_voice(tmp_path / "voice", 3, sizes, scale=0.08, prefix=60, window=3)
+    assert export(voice, tmp_path / "b") == 0
+    bundle = load_bundle(tmp_path / "b")
+    assert np.isfinite(speak(bundle, "One.", find_prompt(bundle, "ada"), seed=3).whole()).all()
 
 
 def test_equal_exports_are_equal(core_voice: Path, tmp_path: Path) -> None:

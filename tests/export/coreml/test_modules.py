@@ -36,7 +36,7 @@ def judged(decoder: Decoder, folder: Path, prefill: int = 8, stateful: bool = Fa
         for count, steps in ((PREFIX, 4 * WINDOW + 3), (9, 20), (1, 3))
     ]
     if stateful:  # functions of one package share their states
-        for name in layout.cache_names():
+        for name in layout.caches():
             functions[PREFILL].module.register_buffer(name, getattr(functions[DECODE].module, name))
     driver = CoreDriver(folder, layout, PREFIX, WINDOW, Eager(functions))
     return report(check_decoder(driver, decoder, head, written, cases, IDS), written, "fp16", WINDOW, True)

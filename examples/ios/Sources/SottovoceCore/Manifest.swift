@@ -64,7 +64,7 @@ public struct Manifest: Codable {
     public init(folder: URL) throws {
         let data = try Data(contentsOf: folder.appendingPathComponent("manifest.json"))
         self = try JSONDecoder().decode(Manifest.self, from: data)
-        guard schema == 2, cache.write == "inplace", cache.groups.count == 1 else {
+        guard schema == 3, cache.write == "inplace", cache.groups.count == 1 else {
             throw BundleError.unsupported("schema \(schema), caches written \(cache.write)")
         }
     }
