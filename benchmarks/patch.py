@@ -5,9 +5,9 @@
 
 Weights are random; compressor and extractor have the sizes of the paper (TLDR, arXiv 2606.09019, table 7). Both graphs
 run through the runtime's own sources, sampling included, on one thread, in turns: k steps of the one, then a step of
-the other. The codec is left out on both sides. Then the patched one runs in processes of its own, whose runs draw one
-token and four: the weights of the k steps are packed once where the peaks are the same. Prints a line per gate; exit
-status 1 where one is missed.
+the other, in a process without torch, as a user's is. The codec is left out on both sides. Then the patched one runs in
+processes of its own, whose runs draw one token and four: the weights of the k steps are packed once where the peaks are
+the same. Prints a line per gate; exit status 1 where one is missed.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoints import write_checkpoint, write_manifest
-from benchmarks.patch_source import PREFIX, PROMPT, SAMPLING, open_source
+from benchmarks.patch_source import PREFIX, PROMPT
 from benchmarks.shape05b import CONFIG, MEGABYTE
 from sottovoce.export.decoder import DecoderOptions, export_decoder
 from sottovoce.export.head import speech_ranges
@@ -33,7 +32,6 @@ from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.patch.config import PatchConfig, StackConfig
 from sottovoce.models.patch.decoder import PatchDecoder
 from sottovoce.runtime.bundle import load_bundle
-from sottovoce.runtime.utterance import Utterance
 
 RATIOS = {"int8": 2.3, "int4": 2.6}
 """Gates: time per token unpatched over patched, by the format of the weights."""
@@ -90,41 +88,24 @@ class Found:
 
 
 def measure(setting: Setting, weights: str, folder: Path) -> Found:
-    """Both kinds in turns, in this process; then the peaks."""
+    """Both kinds in turns; then the peaks."""
     paths, size = make_bundles(setting, weights, folder), setting.patches.patch
-    opened = {kind: open_source(path) for kind, path in paths.items()}
-    seconds: dict[str, list[float]] = {kind: [] for kind in paths}
-    patches = calls = 0
-    for run in range(setting.runs):
-        for source, _ in opened.values():
-            source.begin(Utterance(PREFIX, SAMPLING, run, setting.tokens + size, setting.tokens))
-        spent, before = dict.fromkeys(paths, 0.0), opened[PATCHED][1].runs
-        rounds = setting.tokens // size - 1
-        for _ in range(rounds):
-            for kind, (source, _) in opened.items():
-                start = time.perf_counter()
-                for _ in range(size // source.size):
-                    source.step()
-                spent[kind] += time.perf_counter() - start
-        for kind, total in spent.items():
-            seconds[kind].append(total / (rounds * size))
-        patches, calls = patches + rounds, calls + opened[PATCHED][1].runs - before
+    turns = _alone("turns", paths[PLAIN], paths[PATCHED], setting.tokens, setting.runs)
     manifests = {kind: load_bundle(path, threads=1, verify_hashes=False).manifest for kind, path in paths.items()}
     return Found(
-        seconds,
+        dict(zip(paths, turns["seconds"], strict=True)),
         {kind: manifest.cache.groups[0].window for kind, manifest in manifests.items()},
         {kind: manifest.cache.bytes for kind, manifest in manifests.items()},
         {kind: sum(entry.size for entry in manifest.files.values()) for kind, manifest in manifests.items()},
-        calls / patches,
-        {draws: _peak(paths[PATCHED], draws, setting.tokens // size) for draws in (1, size)},
+        turns["calls"],
+        {draws: _alone("peak", paths[PATCHED], draws, setting.tokens // size) for draws in (1, size)},
     )
 
 
-def _peak(folder: Path, draws: int, patches: int) -> int:
-    """Peak bytes of a process that does nothing but speak, its runs drawing so many tokens."""
-    command = [sys.executable, "-m", "benchmarks.patch_source", str(folder), str(draws), str(patches)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return int(done.stdout)
+def _alone(*arguments: object) -> Any:
+    """What `benchmarks/patch_source.py` prints in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.patch_source", *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def report(weights: str, found: Found, size: int) -> bool:

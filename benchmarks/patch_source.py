@@ -1,10 +1,14 @@
-"""What speaks in `benchmarks/patch.py`, and, alone in a process without torch, the peak of its memory.
+"""What speaks in `benchmarks/patch.py`, in processes without torch, as a user's is.
 
-python -m benchmarks.patch_source BUNDLE DRAWS PATCHES
+python -m benchmarks.patch_source turns PLAIN PATCHED TOKENS RUNS     seconds per token of both, in turns, as JSON
+python -m benchmarks.patch_source peak BUNDLE DRAWS PATCHES           peak bytes of a process that does nothing else
 """
 
+import json
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +68,37 @@ class Counted:
         self.session.run_with_iobinding(binding)
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Seconds per token, [runs] of each bundle; runs of the graph for each step of the last."""
+
+    seconds: list[list[float]]
+    calls: float
+
+
+def take_turns(folders: Sequence[Path], tokens: int, runs: int) -> Turns:
+    """In each run an utterance of `tokens` by all `folders`, in turns: as many steps of each as make a patch of the
+    last one."""
+    opened = [open_source(folder) for folder in folders]
+    seconds: list[list[float]] = [[] for _ in opened]
+    patched, counted = opened[-1]
+    rounds, calls = tokens // patched.size - 1, 0
+    for run in range(runs):
+        for source, _ in opened:
+            source.begin(Utterance(PREFIX, SAMPLING, run, tokens + patched.size, tokens))
+        spent, before = [0.0] * len(opened), counted.runs
+        for _ in range(rounds):
+            for number, (source, _) in enumerate(opened):
+                start = time.perf_counter()
+                for _ in range(patched.size // source.size):
+                    source.step()
+                spent[number] += time.perf_counter() - start
+        calls += counted.runs - before
+        for total, row in zip(spent, seconds, strict=True):
+            row.append(total / (rounds * patched.size))
+    return Turns(seconds, calls / (rounds * runs))
+
+
 def speak_alone(folder: Path, draws: int, patches: int) -> int:
     """Peak bytes of this process, whose runs draw so many tokens."""
     source, _ = open_source(folder, FirstTokens if draws == 1 else PatchSource)
@@ -74,4 +109,8 @@ def speak_alone(folder: Path, draws: int, patches: int) -> int:
 
 
 if __name__ == "__main__":
-    print(speak_alone(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+    kind, *arguments = sys.argv[1:]
+    if kind == "peak":
+        print(speak_alone(Path(arguments[0]), *map(int, arguments[1:])))
+    else:
+        print(json.dumps(asdict(take_turns([Path(path) for path in arguments[:2]], *map(int, arguments[2:])))))
