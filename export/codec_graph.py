@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from sottovoce.export.codec_weights import in_eight_bits
+from sottovoce.export.codec_weights import in_eight_bits, in_half
 from sottovoce.models.codec import Codec
 from sottovoce.runtime.manifest import CodecFormat
 
@@ -59,8 +59,8 @@ class _Encode(nn.Module):
 def codec_graphs(codec: Codec, weights: CodecFormat = "fp32") -> dict[str, onnx.ModelProto]:
     """Both graphs by file name; `weights` are the decoder's."""
     decoder = decoder_graph(codec)
-    if weights == "int8":
-        in_eight_bits(decoder)
+    if weights != "fp32":
+        {"fp16": in_half, "int8": in_eight_bits}[weights](decoder)
     return {"codec_decoder.onnx": decoder, "codec_encoder.onnx": encoder_graph(codec)}
 
 

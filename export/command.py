@@ -21,7 +21,7 @@ from sottovoce.runtime.table import size_text
 CACHES = ("fp32", "fp16", "int8")
 """Formats of keys and values that can be exported."""
 
-CODECS: tuple[CodecFormat, ...] = ("fp32", "int8")
+CODECS: tuple[CodecFormat, ...] = ("fp32", "fp16", "int8")
 """Formats of the codec's decoder that can be exported."""
 
 FLAVOURS: tuple[Flavour, ...] = ("ort", "portable")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", type=window, metavar="N|full", help="generated tokens kept in the cache (default: the voice's)")
     cache = "numbers that keys and values are kept in (default: fp32); fp16 takes half the memory, int8 a quarter"
     add("--cache", choices=CACHES, default="fp32", help=cache)
-    codec = "format of the codec's decoder (default: %(default)s); int8 takes less than a third"
+    codec = "format of the codec's decoder (default: %(default)s): fp16 half the file, int8 less than a third"
     add("--codec", choices=CODECS, default="fp32", help=codec)
     flavour = (
         "ort: one graph with ONNX Runtime's own operators; portable: two of standard ones and fixed shapes, "
