@@ -1,8 +1,10 @@
 """A device reached by adb: a real adbd, in a network namespace of its own."""
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from sottovoce.devices.targets.ship import Parcel, deliver
 from sottovoce.devices.targets.target import open_target, start
 from sottovoce.errors import TargetError
 from tests.devices.boards import board
+from tests.devices.interrupted import leaves_nothing
 from tests.devices.test_ssh import ODD
 
 SERIAL = "adb://127.0.0.1:6555"
@@ -27,9 +30,9 @@ needs_adb = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 
 @pytest.fixture(scope="module")
 def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with an `adb` that sees the device."""
+    """A folder with an `adb` that sees the device, whose cache is in `cache`."""
     folder = tmp_path_factory.mktemp("adb")
-    with board.adbd() as inside:
+    with board.adbd({"XDG_CACHE_HOME": str(folder / "cache")}) as inside:
         real = shutil.which("adb")
         (folder / "adb").write_text(f'#!/bin/sh\nexec {shlex.join(inside)} {real} "$@"\n')
         (folder / "adb").chmod(0o755)
@@ -38,8 +41,6 @@ def adb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def device(adb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    import os
-
     monkeypatch.setenv("PATH", f"{adb}:{os.environ['PATH']}")
     return SERIAL
 
@@ -74,3 +75,9 @@ def test_one_command_profiles_over_adb(device: str, tiny_bundle: Path, tmp_path:
     options = ["--on", device, "--python", sys.executable, "--text", "hello there", "--runs", "1", "--threads", "1"]
     assert main(["profile", str(tiny_bundle), *options, "-o", str(path)]) == 0
     assert read_profile(path).target == device
+
+
+@needs_adb
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_nothing_is_left_running(device: str, adb: Path, tiny_bundle: Path, number: signal.Signals) -> None:
+    leaves_nothing(device, adb / "cache" / "sottovoce", tiny_bundle, number)

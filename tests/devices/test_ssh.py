@@ -1,11 +1,8 @@
 """A machine reached by ssh, a real one: what is quoted, whose key is trusted, what is left behind."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from sottovoce.devices.targets.probe import probe
 from sottovoce.devices.targets.session import open_place
 from sottovoce.devices.targets.target import open_target, start
 from sottovoce.errors import BundleError, OptionError, TargetError
+from tests.devices.interrupted import leaves_nothing
 from tests.devices.sshd import Server, needs_sshd, new_key, serving
 
 ODD = ["two words", "$HOME `id` $(id)", 'it\'s "quoted"', "-x", "a\nb", "*", "", "ü~!&;|"]
@@ -137,41 +135,4 @@ def test_an_error_there_is_the_error_here(board: Server, tiny_bundle: Path, monk
 @needs_sshd
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_nothing_is_left_running(board: Server, tiny_bundle: Path, number: signal.Signals) -> None:
-    options = ["--on", board.url, "--python", sys.executable, "--runs", "100000", "--threads", "1"]
-    command = [sys.executable, "-m", "sottovoce", "profile", str(tiny_bundle), *options]
-    profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=hear_ctrl_c)
-    try:
-        wait(lambda: len(running(board)) >= 2)
-        os.killpg(profile.pid, number)
-        profile.wait(timeout=60)
-        wait(lambda: not running(board))
-    finally:  # a test that fails leaves nothing either
-        for pid in running(board):
-            os.kill(pid, signal.SIGKILL)
-    wait(lambda: not list((board.root / "runs").iterdir()))
-    assert profile.returncode == (130 if number == signal.SIGINT else -number)
-
-
-def hear_ctrl_c() -> None:
-    """Where the tests run in the background Ctrl-C is ignored, and whoever they start would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def running(board: Server) -> list[int]:
-    """Supervisors and workers whose code came from the store of `board`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(board.root).encode() in (path / "environ").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
-
-
-def wait(condition) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail("waited for a minute")
+    leaves_nothing(board.url, board.root, tiny_bundle, number)

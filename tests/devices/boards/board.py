@@ -107,11 +107,13 @@ def emulated(core: str) -> Iterator[Server]:
 
 
 @contextmanager
-def adbd() -> Iterator[tuple[str, ...]]:
-    """A real adbd and an adb server in a network namespace of their own; words before a command that is to see them."""
-    with listening(
-        (), daemon(built("adbd", str(HERE / "debian.sh"), "{}", "amd64", "trixie", "adbd"), "x86_64")
-    ) as way:
+def adbd(variables: dict[str, str] | None = None) -> Iterator[tuple[str, ...]]:
+    """A real adbd and an adb server in a network namespace of their own; words before a command that is to see them.
+
+    What runs on the device finds `variables` set.
+    """
+    root = built("adbd", str(HERE / "debian.sh"), "{}", "amd64", "trixie", "adbd")
+    with listening((), daemon(root, "x86_64"), variables) as way:
         yield way
 
 
