@@ -77,12 +77,14 @@ def make_bundles(setting: Setting, weights: str, folder: Path) -> dict[str, Path
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds per token, [runs] of each kind; slots of the ring, bytes of all caches; runs of the graph per patch."""
+    """Seconds per token, [runs] of each kind; slots of the ring, bytes of all caches, on disk, and of weights that a
+    token reads; runs of the graph per patch; peaks by tokens that a run draws."""
 
     seconds: dict[str, list[float]]
     slots: dict[str, int]
     cache: dict[str, int]
     disk: dict[str, int]
+    read: dict[str, float]
     calls: float
     peaks: dict[int, int]
 
@@ -92,11 +94,15 @@ def measure(setting: Setting, weights: str, folder: Path) -> Found:
     paths, size = make_bundles(setting, weights, folder), setting.patches.patch
     turns = _alone("turns", paths[PLAIN], paths[PATCHED], setting.tokens, setting.runs)
     manifests = {kind: load_bundle(path, threads=1, verify_hashes=False).manifest for kind, path in paths.items()}
+    disk = {kind: sum(entry.size for entry in manifest.files.values()) for kind, manifest in manifests.items()}
+    spec = manifests[PATCHED].patch
+    assert spec is not None
     return Found(
         dict(zip(paths, turns["seconds"], strict=True)),
         {kind: manifest.cache.groups[0].window for kind, manifest in manifests.items()},
         {kind: manifest.cache.bytes for kind, manifest in manifests.items()},
-        {kind: sum(entry.size for entry in manifest.files.values()) for kind, manifest in manifests.items()},
+        disk,
+        {PLAIN: float(disk[PLAIN]), PATCHED: (disk[PATCHED] + (size - 1) * spec.token_bytes) / size},
         turns["calls"],
         {draws: _alone("peak", paths[PATCHED], draws, setting.tokens // size) for draws in (1, size)},
     )
@@ -112,10 +118,14 @@ def report(weights: str, found: Found, size: int) -> bool:
     """Print what was found and a line for each gate; True where all are met."""
     for kind in (PLAIN, PATCHED):
         time_per_token, each = 1e3 * float(np.median(found.seconds[kind])), found.cache[kind] / MEGABYTE
-        disk = found.disk[kind] / MEGABYTE
-        print(f"  {weights} {kind}: {time_per_token:.3f} ms per token, cache {each:.2f} MB, on disk {disk:.1f} MB")
+        disk, read = found.disk[kind] / MEGABYTE, found.read[kind] / MEGABYTE
+        print(
+            f"  {weights} {kind}: {time_per_token:.3f} ms per token, which reads {read:.1f} MB of weights; "
+            f"cache {each:.2f} MB, on disk {disk:.1f} MB"
+        )
     ratios = np.array(found.seconds[PLAIN]) / np.array(found.seconds[PATCHED])
     print("  ratios, run by run: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
+    print(f"  bytes read, plain / patched: {found.read[PLAIN] / found.read[PATCHED]:.2f}; what is more, a cache gives")
     print("  peaks: " + ", ".join(f"{k} a run {peak / MEGABYTE:.1f} MB" for k, peak in found.peaks.items()))
     print(
         f"  all caches, prefix and compressor too: {found.cache[PATCHED] / found.cache[PLAIN]:.3f} of the plain one's"

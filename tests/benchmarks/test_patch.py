@@ -26,7 +26,7 @@ def test_main_times_both_and_counts_the_runs(capsys: pytest.CaptureFixture[str],
     said = capsys.readouterr().out
     assert "ok   runs of the graph per patch: 1.000" in said and "ok   time per token" in said
     assert "MISS slots of what is said, patched / plain: 0.280" in said
-    assert "  int8 plain: " in said and "4 a run" in said
+    assert "  int8 plain: " in said and "4 a run" in said and "bytes read, plain / patched: " in said
 
 
 def test_both_speak_from_the_same_prefix(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_gates(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = (PLAIN, PATCHED)
     found = Found(
         {PLAIN: [2.4, 2.4, 9.0], PATCHED: [1.0, 1.0, 1.0]}, {PLAIN: 301, PATCHED: 76}, dict.fromkeys(kinds, 1),
-        dict.fromkeys(kinds, 1), 1.0, {1: 100, 4: 102},
+        dict.fromkeys(kinds, 1), dict.fromkeys(kinds, 1.0), 1.0, {1: 100, 4: 102},
     )  # fmt: skip
     assert report("int8", found, 4)
     assert not report("int4", found, 4)
