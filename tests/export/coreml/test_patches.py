@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from sottovoce.__main__ import main
@@ -26,7 +25,7 @@ from sottovoce.runtime.source import open_source
 from sottovoce.runtime.speak import speak
 from sottovoce.runtime.utterance import Generation, Utterance
 from tests import tiny
-from tests.export.coreml.voices import SIZES
+from tests.export.coreml.voices import SIZES, exported
 
 WINDOW, SIZE = 4, 4
 GREEDY = SamplingSpec(temperature=0)
@@ -40,13 +39,7 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(voice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("bundles") / "patched"
-    graph = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], []))
-    options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "codec_graphs", lambda *_: {"codec_encoder.onnx": graph})
-        assert main(["export", str(voice), "-o", str(target), *options]) == 0
-    return target
+    return exported(voice, tmp_path_factory.mktemp("bundles") / "patched")
 
 
 @pytest.fixture(scope="module")

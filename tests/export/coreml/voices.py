@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pytest
 import torch
 
+from sottovoce.__main__ import main
+from sottovoce.export import plan
 from sottovoce.export.coreml.convert import Traceable
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.decoder import Decoder
@@ -18,6 +22,16 @@ SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "
 def engine_voice(folder: Path, family: str = "qwen2", **section: Any) -> Path:
     """A voice of two layers, two heads of 32 on one KV head."""
     return tiny.save_voice(folder, family, SIZES, **section)
+
+
+def exported(voice: Path, target: Path) -> Path:
+    """The fp16 bundle `target` of a voice; tracing the ONNX codec is not what these tests are about."""
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], []))
+    options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "codec_graphs", lambda *_: {"codec_encoder.onnx": graph})
+        assert main(["export", str(voice), "-o", str(target), *options]) == 0
+    return target
 
 
 def random_decoder(family: str, **changes: Any) -> Decoder:
