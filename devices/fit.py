@@ -14,7 +14,10 @@ from sottovoce.devices.report import Profile
 from sottovoce.devices.table import Device
 from sottovoce.runtime.manifest import Manifest
 
-Verdict = Literal["fits", "tight", "does not fit"]
+Verdict = Literal["fits", "tight", "does not fit", "does not run"]
+
+APPLE: Final = ("iOS", "macOS")
+"""Systems that have Core ML and Core AI, and run no bundle made for another."""
 
 RUNTIME: Final = {"interpreter": 27.3e6, "libraries": 41.0e6, "graphs": 2.7e6, "text": 3.4e6}
 """Bytes that do not depend on the bundle's size."""
@@ -80,6 +83,10 @@ def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ())
     memory = Range(low, expected, high)
     fits, tight = (share * device.ram * 1e9 for share in SHARES)
     verdict: Verdict = "fits" if high <= fits else "tight" if expected <= tight else "does not fit"
+    if manifest.coreml is not None and device.system not in APPLE:
+        where = f"runs on {' and '.join(APPLE)} alone, and this is {device.system}"
+        reason = f"flavour {manifest.flavour} {where}: export with --target onnx"
+        return Fit("does not run", terms, memory, None, (reason,))
     rtf, reason = predict_rtf(manifest, device, reports)
     rule = f"fits: up to {SHARES[0]:.0%} of the {device.ram:g} GB, tight: up to {SHARES[1]:.0%}: a rule of thumb"
     return Fit(verdict, terms, memory, rtf, (rule, f"RTF: {reason}"))
@@ -88,18 +95,25 @@ def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ())
 def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[Term, ...]:
     """What a process that speaks holds at its peak."""
     runtime, reason = dict(RUNTIME), "measured with the reference voice on x86-64"
+    least = 1.0
+    if manifest.coreml is not None:
+        # An app has neither Python nor ONNX Runtime in it, and whatever Core ML has instead.
+        least, reason = 0.0, "of Python and ONNX Runtime: no process on Core ML was ever measured by this project"
     if known := [report.terms for report in reports if report.terms]:
         runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
         reason = "median of the reports given"
     libraries = runtime["libraries"]
-    size = Range(RECLAIMABLE * libraries, libraries, libraries)
+    size = Range(least * RECLAIMABLE * libraries, libraries, libraries)
     return (
-        *(Term(name, _certain(runtime[name]), reason) for name in ("interpreter", "text", "graphs")),
+        *(
+            Term(name, Range(least * runtime[name], runtime[name], runtime[name]), reason)
+            for name in ("interpreter", "text", "graphs")
+        ),
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
             "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"
         ),
-        Term("mapped", mapped(manifest), "pages of the weight file that stay mapped: the embedding's, and scales"),
+        Term("mapped", mapped(manifest), "pages of files that stay mapped: the embedding's, and scales"),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
         Term("arena", _certain(ARENA), "activations of prefills of 64 tokens and of the codec"),
     )
@@ -122,17 +136,32 @@ def _certain(size: float) -> Range:
 def loaded_bytes(manifest: Manifest) -> int:
     """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder."""
     encoder = manifest.codec.encoder if manifest.codec else None
+    if manifest.coreml is not None:
+        return decoder_bytes(manifest) + (_bytes_in(manifest, manifest.codec.decoder) if manifest.codec else 0)
     files = manifest.files.items()
     return sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
 
 
 def decoder_bytes(manifest: Manifest) -> int:
     """Bytes of the decoder's weights."""
+    if manifest.coreml is not None:
+        return _bytes_in(manifest, manifest.decoder)
     return sum(entry.size for name, entry in manifest.files.items() if name.endswith(".data"))
 
 
+def _bytes_in(manifest: Manifest, folder: str) -> int:
+    """Bytes of a package or asset, which is a folder."""
+    return sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{folder}/"))
+
+
 def mapped(manifest: Manifest) -> Range:
-    """Resident pages of the weight file itself: the embedding's, and scales, which the engine reads where they lie."""
+    """Resident pages of the weight file itself: the embedding's, and scales, which the engine reads where they lie.
+
+    With Core ML those of the host's tables.
+    """
+    if manifest.coreml is not None:
+        tables = sum(entry.size for name, entry in manifest.files.items() if name.endswith(".npy"))
+        return Range(0, tables, tables)
     size, scales = decoder_bytes(manifest), scale_bytes(manifest)
     return Range(0, min(0.6 * size, 6e6) + scales, min(size, 12e6) + scales)
 

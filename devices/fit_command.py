@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict with its terms, or the table; exit status 1 where the bundle does not fit the one asked for."""
+    """Print the verdict with its terms, or the table; exit status 1 where the device asked for cannot take it."""
     manifest = read_manifest(args.bundle)
     reports = [read_profile(path) for path in args.report]
     if args.device is None:
@@ -29,12 +29,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     fit = predict(manifest, find_device(args.device), reports)
     print(explained(args.device, fit))
-    return 1 if fit.verdict == "does not fit" else 0
+    return 1 if fit.verdict in ("does not fit", "does not run") else 0
 
 
 def _cells(fit: Fit) -> tuple[str, str, str]:
     """Verdict, memory and real-time factor."""
-    return fit.verdict, sizes(fit.memory), factors(fit.rtf)
+    return fit.verdict, "-" if fit.verdict == "does not run" else sizes(fit.memory), factors(fit.rtf)
 
 
 def explained(name: str, fit: Fit) -> str:

@@ -12,7 +12,7 @@ from sottovoce.devices.fit import memory_terms, predict, step_bytes
 from sottovoce.devices.profile import profile_bundle
 from sottovoce.devices.table import find_device, read_devices
 from sottovoce.errors import OptionError
-from sottovoce.runtime.manifest import Manifest, read_manifest
+from sottovoce.runtime.manifest import CoremlSpec, FileEntry, IoSpec, Manifest, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,24 @@ def test_larger_weights_and_caches_are_larger(manifest: Manifest) -> None:
 @pytest.mark.parametrize(("ram", "verdict"), [(1.0, "fits"), (0.15, "tight"), (0.05, "does not fit")])
 def test_verdicts(manifest: Manifest, ram: float, verdict: str) -> None:
     assert predict(manifest, replace(find_device("raspberry-pi-5-8gb"), ram=ram)).verdict == verdict
+
+
+def test_core_ml_runs_on_apples_systems_alone(manifest: Manifest, tmp_path: Path, capsys) -> None:
+    spec = CoremlSpec(IoSpec((), ()), 32, False, True, "embedding.npy", "positions.npy", None, ())
+    sizes = {"decoder.mlpackage/weights/weight.bin": 40_000_000, "embedding.npy": 2_000_000, "decoder.onnx.data": 10**9}
+    files = {name: FileEntry("", size) for name, size in sizes.items()}
+    apple = replace(manifest, flavour="coreml", decoder="decoder.mlpackage", coreml=spec, files=files)
+    found = predict(apple, find_device("iphone-14"))
+    assert found.verdict == "fits"
+    assert {term.name: term.size.expected for term in found.terms}["weights"] == 40e6
+    assert found.rtf and found.memory.low < 0.7 * found.memory.expected  # nobody knows what Core ML itself takes
+    refused = predict(apple, find_device("raspberry-pi-5-8gb"))
+    assert (refused.verdict, refused.rtf) == ("does not run", None)
+    (tmp_path / "manifest.json").write_text(apple.to_json())
+    assert main(["fit", str(tmp_path), "--device", "raspberry-pi-5-8gb"]) == 1
+    assert "export with --target onnx" in capsys.readouterr().out
+    assert main(["fit", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("does not run") >= 10
 
 
 def test_speed_follows_bandwidth_and_reports(manifest: Manifest, report) -> None:
