@@ -77,8 +77,8 @@ def make_bundles(setting: Setting, weights: str, folder: Path) -> dict[str, Path
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds per token, [runs] of each kind; slots of the ring, bytes of all caches, on disk, and of weights that a
-    token reads; runs of the graph per patch; peaks by tokens that a run draws."""
+    """Seconds per token, [runs] of each kind; slots of the ring, bytes of all caches, on disk, and read for a token (a
+    step reads all that is on disk); runs of the graph per patch; peaks by tokens that a run draws."""
 
     seconds: dict[str, list[float]]
     slots: dict[str, int]
@@ -98,7 +98,7 @@ def measure(setting: Setting, weights: str, folder: Path) -> Found:
     spec = manifests[PATCHED].patch
     assert spec is not None
     return Found(
-        dict(zip(paths, turns["seconds"], strict=True)),
+        dict(zip((PLAIN, PATCHED), turns["seconds"], strict=True)),
         {kind: manifest.cache.groups[0].window for kind, manifest in manifests.items()},
         {kind: manifest.cache.bytes for kind, manifest in manifests.items()},
         disk,
@@ -120,12 +120,12 @@ def report(weights: str, found: Found, size: int) -> bool:
         time_per_token, each = 1e3 * float(np.median(found.seconds[kind])), found.cache[kind] / MEGABYTE
         disk, read = found.disk[kind] / MEGABYTE, found.read[kind] / MEGABYTE
         print(
-            f"  {weights} {kind}: {time_per_token:.3f} ms per token, which reads {read:.1f} MB of weights; "
-            f"cache {each:.2f} MB, on disk {disk:.1f} MB"
+            f"  {weights} {kind}: {time_per_token:.3f} ms per token, cache {each:.2f} MB, on disk {disk:.1f} MB, "
+            f"of which a token reads {read:.1f} MB"
         )
     ratios = np.array(found.seconds[PLAIN]) / np.array(found.seconds[PATCHED])
     print("  ratios, run by run: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
-    print(f"  bytes read, plain / patched: {found.read[PLAIN] / found.read[PATCHED]:.2f}; what is more, a cache gives")
+    print(f"  bytes read, plain / patched: {found.read[PLAIN] / found.read[PATCHED]:.2f}")
     print("  peaks: " + ", ".join(f"{k} a run {peak / MEGABYTE:.1f} MB" for k, peak in found.peaks.items()))
     print(
         f"  all caches, prefix and compressor too: {found.cache[PATCHED] / found.cache[PLAIN]:.3f} of the plain one's"

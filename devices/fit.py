@@ -17,7 +17,7 @@ from sottovoce.runtime.manifest import Manifest
 Verdict = Literal["fits", "tight", "does not fit", "does not run"]
 
 APPLE: Final = ("iOS", "macOS")
-"""Systems that have Core ML and Core AI, and run no bundle made for another."""
+"""Systems that have Core ML."""
 
 RUNTIME: Final = {"interpreter": 27.3e6, "libraries": 41.0e6, "graphs": 2.7e6, "text": 3.4e6}
 """Bytes that do not depend on the bundle's size."""
@@ -39,6 +39,8 @@ A Raspberry Pi 4's STREAM gives 5.56 of 12.8 GB/s (sci-pi.org.uk), a Rock 5A's m
 
 SHARES: Final = (0.5, 0.75)
 """Of a device's RAM: below the first a bundle fits, up to the second it is tight. A rule: systems take the rest."""
+
+UNMEASURED: Final = "on no Apple hardware was memory or time ever measured by this project: every term is a guess there"
 
 NEAR: Final = 0.05
 """How far predictions of memory may be off."""
@@ -83,13 +85,13 @@ def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ())
     memory = Range(low, expected, high)
     fits, tight = (share * device.ram * 1e9 for share in SHARES)
     verdict: Verdict = "fits" if high <= fits else "tight" if expected <= tight else "does not fit"
-    if manifest.coreml is not None and device.system not in APPLE:
-        where = f"runs on {' and '.join(APPLE)} alone, and this is {device.system}"
-        reason = f"flavour {manifest.flavour} {where}: export with --target onnx"
+    if manifest.flavour == "coreml" and device.system not in APPLE:
+        reason = f"Core ML is on {' and '.join(APPLE)} alone, and this is {device.system}: export with --target onnx"
         return Fit("does not run", terms, memory, None, (reason,))
     rtf, reason = predict_rtf(manifest, device, reports)
+    caveat = () if manifest.coreml is None else (UNMEASURED,)
     rule = f"fits: up to {SHARES[0]:.0%} of the {device.ram:g} GB, tight: up to {SHARES[1]:.0%}: a rule of thumb"
-    return Fit(verdict, terms, memory, rtf, (rule, f"RTF: {reason}"))
+    return Fit(verdict, terms, memory, rtf, (*caveat, rule, f"RTF: {reason}"))
 
 
 def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[Term, ...]:
@@ -97,8 +99,8 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
     runtime, reason = dict(RUNTIME), "measured with the reference voice on x86-64"
     least = 1.0
     if manifest.coreml is not None:
-        # An app has neither Python nor ONNX Runtime in it, and whatever Core ML has instead.
-        least, reason = 0.0, "of Python and ONNX Runtime: no process on Core ML was ever measured by this project"
+        # An app has neither Python nor ONNX Runtime in it, and whatever Apple's has instead.
+        least, reason = 0.0, "of Python and ONNX Runtime"
     if known := [report.terms for report in reports if report.terms]:
         runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
         reason = "median of the reports given"
@@ -134,12 +136,17 @@ def _certain(size: float) -> Range:
 
 
 def loaded_bytes(manifest: Manifest) -> int:
-    """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder."""
+    """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder.
+
+    Of a codec in fp16 the engine makes float32.
+    """
     encoder = manifest.codec.encoder if manifest.codec else None
     if manifest.coreml is not None:
         return decoder_bytes(manifest) + (_bytes_in(manifest, manifest.codec.decoder) if manifest.codec else 0)
     files = manifest.files.items()
-    return sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
+    codec = manifest.codec.decoder if manifest.codec and manifest.codec.weights == "fp16" else None
+    more = manifest.files[codec].size if codec in manifest.files else 0
+    return more + sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
 
 
 def decoder_bytes(manifest: Manifest) -> int:

@@ -16,13 +16,12 @@ BLOCK = 32
 MIN_ONNXRUNTIME = "1.23"
 """As for the decoder's own int8."""
 
-
 SMALL = 1024
 """Numbers of a tensor that is not worth a cast."""
 
 
 def in_half(model: onnx.ModelProto) -> None:
-    """Store the float32 tensors of `model` that half precision can hold as fp16, in place.
+    """Store the float32 tensors of `model` as fp16, rounded, in place; those stay that would be infinite there.
 
     The engine makes float32 of them when it loads: a format of the file, in which nothing is computed.
     """

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from sottovoce.errors import ContractError, OptionError
+from sottovoce.runtime.coreml_contract import check_coreml
 from sottovoce.runtime.limits import check_position, check_prefix
 from sottovoce.runtime.manifest import CacheGroup, CodecSpec, CoremlPatchSpec, CoremlSpec, IoSpec, Manifest
 from sottovoce.runtime.paths import inside
@@ -44,19 +45,21 @@ class CoremlDecoder:
 
     def __init__(self, folder: Path, manifest: Manifest, open_engine: OpenEngine) -> None:
         """Open the package and map the tables; raises ContractError where they contradict the manifest."""
+        check_coreml(manifest)
         spec = manifest.coreml
         assert spec is not None
         self.spec, self.io = spec, {"decode": manifest.io, "prefill": spec.prefill}
         if spec.patch is not None:
             self.io |= {"compress": spec.patch.compress, "extract": spec.patch.extract}
         self.engine = open_engine(inside(folder, manifest.decoder), tuple(self.io), spec.stateful)
-        self.embedding = read_table(folder, spec.embedding)
+        self.embedding, width = read_table(folder, spec.embedding), tensor_shape(manifest.io, "inputs_embeds")[1]
+        ids = [*(end for _, end in manifest.head.ids), *_marks(manifest)]
+        if self.embedding.shape[1:] != (width,) or len(self.embedding) < max(ids):
+            raise ContractError(f"{folder / spec.embedding} has other sizes than the manifest says")
         self.positions = read_table(folder, spec.positions)
-        width = tensor_shape(manifest.io, "inputs_embeds")[1]
-        if self.embedding.shape[1] != width or len(self.positions) < manifest.max_position:
-            raise ContractError(
-                f"{folder}: {spec.embedding} and {spec.positions} have other sizes than the manifest says"
-            )
+        row = (2, manifest.cache.groups[0].head_dim // 2) if spec.rotary else (width,)
+        if self.positions.shape[1:] != row or len(self.positions) < manifest.max_position:
+            raise ContractError(f"{folder / spec.positions} has other sizes than the manifest says")
         self.patch = None if spec.patch is None else PatchTables.read(folder, spec.patch, manifest)
 
 
@@ -88,11 +91,9 @@ class InplaceCache:
     def __init__(self, group: CacheGroup, stateful: bool = False) -> None:
         """Zeros: one of two sets, which past and present swap, or none where Core ML keeps them."""
         self.prefix, self.window = group.prefix, group.window
-        names = [f"{i}_{part}" for i in range(group.layers) for part in ("key", "value")]
         shape = (1, group.kv_heads, group.head_dim, group.slots)
-        self.past: dict[str, Array] = {}
-        if not stateful:
-            self.past = {f"past_key_values_{name}": np.zeros(shape, np.float16) for name in names}
+        names = [] if stateful else [f"{i}_{part}" for i in range(group.layers) for part in ("key", "value")]
+        self.past: dict[str, Array] = {f"past_key_values_{name}": np.zeros(shape, np.float16) for name in names}
         self.nbytes = group.nbytes * (2 - stateful)
         self.bias: Array = np.empty((1, 1, 1, group.slots), np.float16)
         self.write: Array = np.empty((1, 1, 1, group.slots), np.float16)
@@ -255,6 +256,14 @@ def check_unit(unit: str, known: Sequence[str]) -> None:
     """Raise OptionError for compute units that Core ML does not have."""
     if unit not in known:
         raise OptionError(f"compute unit {unit!r} is not one of {', '.join(known)}")
+
+
+def _marks(manifest: Manifest) -> list[int]:
+    """The ends of what the prompt's layout names and its codes take of the embedding's rows."""
+    prompt = manifest.prompt
+    if prompt is None:
+        return []
+    return [*(item + 1 for item in prompt.layout if isinstance(item, int)), prompt.code_offset + prompt.code_count]
 
 
 def read_table(folder: Path, name: str) -> Array:

@@ -188,14 +188,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PatchSpec:
-    """How a voice is driven that takes one step for `size` tokens, k: a run of `decoder.onnx` reads a patch, or a piece
-    of the prefix, and draws the k tokens that follow. Names and rules of its inputs: `patch_contract.py`.
+    """How a voice is driven that takes one step for `size` tokens, k.
+
+    By ONNX: a run of `decoder.onnx` reads a patch, or a piece of the prefix, and draws the k tokens that follow; names
+    and rules of its inputs: `patch_contract.py`. By Core ML: see `CoremlPatchSpec`.
 
     `clip`: codes of the longest speaker prompt that fits. `window`, w: tokens that one sees in the compressor, itself
     included; of the group's slots those of what is said are w − 1 in a ring and k behind it, scratch, or a ring of all
     where caches are written in place (None: no such group). `speaker`: numbers of the vector that is made of the clip
-    and fed to every run (0: none). `token_bytes`: weights that each token drawn reads; those that a run reads once are
-    all others.
+    and fed to every run, there of `decode` (0: none). `token_bytes`: weights that each token drawn reads; those that a
+    run reads once are all others.
     """
 
     size: int

@@ -157,7 +157,7 @@ def _patch_spec(plan: CorePlan, request: CoreRequest) -> PatchSpec | None:
 
 
 def token_bytes(layout: PatchLayout, weights: Compression) -> int:
-    """Bytes of weights that each token drawn reads: those of `extract`, scales included."""
+    """Bytes of weights that each token drawn reads, about: those of `extract`, norms counted as matrices."""
     sizes = {name: math.prod(shape) for name, shape in net_shapes(layout.config, layout.patches).items()}
     parts = (".tokens.", ".q_proj.", ".o_proj.")
     read = sum(n for name, n in sizes.items() if name.startswith("extractor.") and any(part in name for part in parts))

@@ -124,8 +124,9 @@ def _kind(manifest: Manifest) -> Kind:
 def open_driver(folder: Path, layout: Layout, manifest: Manifest, engine: Engine | None = None) -> CoreDriver:
     """What drives the package of a bundle, by `engine` (None: the interpreter)."""
     group = manifest.cache.groups[0]
-    if not isinstance(layout, PatchLayout) or manifest.prompt is None:
+    if not isinstance(layout, PatchLayout):
         return CoreDriver(folder, layout, group.prefix, group.window, engine)
+    assert manifest.prompt is not None
     codes = range(manifest.prompt.code_offset, manifest.prompt.code_offset + manifest.prompt.code_count)
     return CorePatchDriver(folder, layout, group.prefix, group.window, codes, engine)
 
@@ -171,13 +172,10 @@ def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
     ids = np.array(ids_of(manifest.head.ids))
     spec = voice.spec
     said = [spec.prompt.code_offset + code for p in voice.prompts().values() for code in p.codes] if spec else []
-    said = said or random.choice(ids, 64).tolist()
     steps = _steps(manifest)
-    if manifest.patch is not None and spec is not None:
-        text = np.setdiff1d(np.arange(voice.checkpoint.config.vocab_size), ids).tolist()
-        real = _real_prefix(folder, manifest, voice) or full_prefix(text, said, 9, manifest.patch.size)
-        sizes = group.prefix, steps, GREEDY_STEPS, manifest.patch.size
-        return patch_cases(real, said[: manifest.patch.clip], random.permutation(text).tolist(), *sizes)
+    if manifest.patch is not None:
+        return _patch_cases(folder, manifest, voice, said, steps)
+    said = said or random.choice(ids, 64).tolist()
     many = said * (1 + (steps + group.prefix) // len(said))
     short = many[: min(group.prefix, 37)]
     real = _real_prefix(folder, manifest, voice) or tuple(short[:1])
@@ -188,14 +186,28 @@ def _cases(folder: Path, manifest: Manifest, voice: Voice) -> list[Case]:
     ]
 
 
+def _patch_cases(folder: Path, manifest: Manifest, voice: Voice, said: list[int], steps: int) -> list[Case]:
+    """The same of a patch voice; what is fed are codes, for stops and text make no patches."""
+    patch, prompt, random = manifest.patch, manifest.prompt, np.random.default_rng(0)
+    assert patch is not None
+    assert prompt is not None
+    said = said or (prompt.code_offset + random.integers(0, prompt.code_count, 64)).tolist()
+    text = np.setdiff1d(np.arange(voice.checkpoint.config.vocab_size), ids_of(manifest.head.ids))
+    words, clip, slots = random.permutation(text).tolist(), said[: patch.clip], manifest.cache.groups[0].prefix
+    real = _real_prefix(folder, manifest, voice) or full_prefix(words, clip, min(9, slots), patch.size)
+    full = full_prefix(words, clip, slots, patch.size)
+    return patch_cases(real, full, said, steps, GREEDY_STEPS, patch.size)
+
+
 def _steps(manifest: Manifest) -> int:
     """Steps of the longest case: WRAPS rounds and a bit, where positions and WORK allow it."""
     group = manifest.cache.groups[0]
     weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{manifest.decoder}/"))
+    weights += (manifest.patch.size - 1) * manifest.patch.token_bytes if manifest.patch else 0
     affordable = max(GREEDY_STEPS, int(WORK / weights))
     size = manifest.patch.size if manifest.patch else 1
     room = (manifest.max_position - group.prefix - (manifest.patch.clip if manifest.patch else 0)) // size
-    return min(WRAPS * group.window + 2, room, affordable)
+    return max(2, min(WRAPS * group.window + 2, room, affordable))
 
 
 def _real_prefix(folder: Path, manifest: Manifest, voice: Voice) -> tuple[int, ...]:

@@ -73,15 +73,17 @@ def verify(bundle: Path, against: Path | None, output: Path | None, decoder_only
 
 def _show_plan(console: Console, plan: CorePlan, request: CoreRequest) -> None:
     """What would be written; a package's size is known once it is converted."""
-    group = plan.cache.groups[0]
+    group, *nets = plan.cache.groups
+    unit = "slots" if group.unit == "token" else "slots of a patch"
     rows = [
-        ("prefix P + window W", f"{group.prefix} + {group.window} slots, fp16, written in place"),
+        ("prefix P + window W", f"{group.prefix} + {group.window} {unit}, fp16, written in place"),
+        *((net.name, f"{net.window} slots, fp16, written in place") for net in nets),
         ("cache, constant while it speaks", size_text(plan.cache.bytes)),
         ("longest position", str(plan.options.max_position - 1)),
         ("weights", request.weights),
         ("caches", "states" if request.stateful else "inputs and outputs"),
     ]
-    show_rows(console, f"{request.kind.decoder} (functions decode and prefill)", rows)
+    show_rows(console, f"{request.kind.decoder} (functions {', '.join(plan.layout.functions)})", rows)
     show_warnings(console, plan.warnings)
 
 

@@ -41,7 +41,7 @@ def write_decoder(
     folder: Path,
     kind: Kind = COREML,
 ) -> None:
-    """Write what `kind` reads and both tables into `folder`; logits are those of `ids`.
+    """Write what `kind` reads and the tables into `folder`; logits are those of `ids`.
 
     Raises OptionError where the weights cannot be compressed so, OutputError where a file cannot be written.
     """
@@ -72,7 +72,7 @@ def _patch_functions(
     """The functions of a patch voice."""
     config, backbone, extractor = decoder.config, decoder.backbone, decoder.extractor
     nets = (config.compressor_layers, config.extractor_layers)
-    shapes = [backbone.config, *(net.tokens(backbone.config) for net in nets)]
+    shapes = [backbone.config, *(kind(backbone.config) for net in nets for kind in (net.tokens, net.cross))]
     check_compression([width for shape in shapes for width in _widths(shape)], compression)
     trunk = Trunk(backbone)
     made: dict[str, nn.Module] = {

@@ -36,19 +36,19 @@ def _of_pass(made: Sequence[Passes], number: int) -> list[np.ndarray]:
 
 
 def patch_cases(
-    real: Sequence[int], said: Sequence[int], text: Sequence[int], slots: int, steps: int, greedy: int, size: int
+    real: Sequence[int], full: Sequence[int], said: Sequence[int], steps: int, greedy: int, size: int
 ) -> list[Case]:
-    """Cases as those of any voice, for patches of `size` tokens: `said` codes after a `real` prefix for so many
-    `steps`; a prefix of all `slots`; the package's own choice, `greedy` tokens long.
+    """Cases as those of any voice, for patches of `size` tokens: `said` codes, again and again, after a `real` prefix
+    for so many `steps`; after a `full` one; the package's own choice, `greedy` tokens long, but not past those steps.
 
     Each ends in the middle of a patch.
     """
-    many = np.resize(np.array(said), max(steps, 3) * size - 1).tolist()
-    full = full_prefix(text, said, slots, size)
+    many = np.resize(np.array(said), steps * size - 1).tolist()
+    own = min(max(greedy // size, 2), steps) * size - 1
     return [
-        Case(f"prefix {len(real)}", tuple(real), tuple(many[: steps * size - 1])),
-        Case(f"prefix {len(full)} in {slots} slots", full, tuple(many[: 3 * size - 1])),
-        Case(f"prefix {len(real)}, greedy", tuple(real), None, max(greedy // size, 2) * size - 1),
+        Case(f"prefix {len(real)}", tuple(real), tuple(many)),
+        Case(f"prefix {len(full)}, full", tuple(full), tuple(many[: 2 * size - 1])),
+        Case(f"prefix {len(real)}, greedy", tuple(real), None, own),
     ]
 
 
@@ -56,6 +56,7 @@ def full_prefix(text: Sequence[int], clip: Sequence[int], slots: int, size: int)
     """A prefix of exactly `slots` places: codes of `clip` in patches, the last of them not whole, as many as leave a
     word behind them; and words, taken in turn from `text`, everywhere else."""
     patches = min(-(-len(clip) // size), slots - 1)
-    codes = list(clip[: patches * size - 1])
+    codes = list(clip[: max(0, patches * size - 1)])
+    patches = -(-len(codes) // size)
     words = np.resize(np.array(text), slots - patches).tolist()
     return (*words[:-1], *codes, words[-1])

@@ -1,4 +1,4 @@
-"""Does `decoder.mlpackage` say what torch says? Free running over several rounds of the ring, both functions, every
+"""Does `decoder.mlpackage` say what torch says? Free running over several rounds of the ring, all functions, every
 cache.
 
 A conversion can drop a write without a word and still choose the same token for a while: so caches are compared as well

@@ -20,7 +20,7 @@ def leaves_nothing(url: str, store: Path, bundle: Path, number: signal.Signals) 
     command = [sys.executable, "-m", "sottovoce", "profile", str(bundle), *options]
     profile = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=hear_ctrl_c)
     try:
-        wait(lambda: len(running(store)) >= 2)
+        wait(lambda: sum(map(measuring, running(store))) >= 2)
         os.killpg(profile.pid, number)
         profile.wait(timeout=60)
         wait(lambda: not running(store))
@@ -37,20 +37,23 @@ def hear_ctrl_c() -> None:
 
 
 def running(store: Path) -> list[int]:
-    """Supervisors and workers whose code came from `store`."""
+    """Processes that were told of `store`: supervisors, workers, and whatever else they or their shells started."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if str(store).encode() in (path / "environ").read_bytes() and b"sottovoce.devices" in _words(path):
+            if str(store).encode() in (path / "environ").read_bytes():
                 found.append(int(path.name))
         except OSError:
             continue
     return found
 
 
-def _words(process: Path) -> bytes:
-    """The command line of a process in /proc."""
-    return (process / "cmdline").read_bytes()
+def measuring(pid: int) -> bool:
+    """Whether that is a supervisor or a worker."""
+    try:
+        return b"sottovoce.devices" in (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def wait(condition: Callable[[], bool]) -> None:

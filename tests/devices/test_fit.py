@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sottovoce.__main__ import main
-from sottovoce.devices.fit import memory_terms, predict, step_bytes
+from sottovoce.devices.fit import loaded_bytes, memory_terms, predict, step_bytes
 from sottovoce.devices.profile import profile_bundle
 from sottovoce.devices.table import find_device, read_devices
 from sottovoce.errors import OptionError
@@ -59,6 +59,10 @@ def test_larger_weights_and_caches_are_larger(manifest: Manifest) -> None:
     assert encoder
     kept = replace(manifest, files={**manifest.files, encoder: weights[encoder]})
     assert memory_terms(kept) == memory_terms(manifest)  # it is not open while the voice speaks
+    assert manifest.codec
+    half = replace(manifest, codec=replace(manifest.codec, weights="fp16"))
+    grown_by = loaded_bytes(half) - loaded_bytes(manifest)
+    assert grown_by == manifest.files[manifest.codec.decoder].size  # the engine makes float32 of it
 
 
 @pytest.mark.parametrize(("ram", "verdict"), [(1.0, "fits"), (0.15, "tight"), (0.05, "does not fit")])
@@ -79,6 +83,7 @@ def test_core_ml_runs_on_apples_systems_alone(manifest: Manifest, tmp_path: Path
     assert (refused.verdict, refused.rtf) == ("does not run", None)
     (tmp_path / "manifest.json").write_text(apple.to_json())
     assert main(["fit", str(tmp_path), "--device", "raspberry-pi-5-8gb"]) == 1
+    assert predict(replace(apple, flavour="coreai"), find_device("intel-n100-8gb")).verdict == "fits"
     assert "export with --target onnx" in capsys.readouterr().out
     assert main(["fit", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("does not run") >= 10

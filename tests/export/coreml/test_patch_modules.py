@@ -29,6 +29,7 @@ NETS: dict[str, dict[str, Any]] = {
     "means alone": {"compressor": "mean"},
     "no speaker": {"speaker": "none"},
     "a short window": {"window": 3},
+    "more than a line of columns and slots": {"patch": 33, "window": 40},
 }
 
 
@@ -49,12 +50,13 @@ def judged(patches: PatchDecoder, folder: Path) -> CoreReport:
     """What verification says of the modules: more than four rounds of the ring, a full prefix, no clip, one word."""
     layout = PatchLayout(patches.backbone.config, PREFIX + WINDOW, len(IDS), 8, False, patches.config)
     functions = decoder_functions(patches, layout, IDS, "fp16")
-    write_tables(patches, 300, folder)
+    write_tables(patches, 40 * (4 + patches.config.patch) + 120, folder)
     head = patches.backbone.head[torch.tensor(IDS)]
     random, size = np.random.default_rng(0), patches.config.patch
     said = random.integers(10, 60, 27).tolist()
     real = (80, 1, 2, 81, *said[:21], 82)
-    cases = patch_cases(real, said, list(range(10)), PREFIX, 4 * WINDOW + 3, 9, size)
+    full = full_prefix(list(range(10)), said, PREFIX, size)
+    cases = patch_cases(real, full, said, 4 * WINDOW + 3, 9, size)
     cases += [replace(cases[1], name=name, prefix=prefix) for name, prefix in (("no clip", (80, 3, 82)), ("one", (5,)))]
     driver = CorePatchDriver(folder, layout, PREFIX, WINDOW, patches.codes, Eager(functions))
     outcomes = check_decoder(driver, patches, head, Written(patches, head, 0.0), cases, IDS, patch_reference)

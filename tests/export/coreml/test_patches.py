@@ -1,8 +1,10 @@
 """`export --target coreml` of a patch voice: as a command, through the interpreter, and by the runtime's own loop."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,22 @@ from sottovoce.__main__ import main
 from sottovoce.errors import ContractError, TextError
 from sottovoce.export import plan
 from sottovoce.export.coreml.bundle_verify import layout_of, open_driver
+from sottovoce.export.coreml.drive import CoreDriver
 from sottovoce.export.coreml.interpreted import open_interpreted
-from sottovoce.export.coreml.patch_drive import CorePatchDriver
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, check_files, load_bundle
-from sottovoce.runtime.contract import check_supported
+from sottovoce.runtime.contract import check_supported, token_ids
 from sottovoce.runtime.coreml import CoremlDecoder
 from sottovoce.runtime.coreml_patch import CoremlPatchSource
-from sottovoce.runtime.manifest import SamplingSpec, read_manifest
+from sottovoce.runtime.manifest import (
+    CoremlPatchSpec,
+    CoremlSpec,
+    HeadSpec,
+    IoSpec,
+    Manifest,
+    SamplingSpec,
+    read_manifest,
+)
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.source import open_source
 from sottovoce.runtime.speak import speak
@@ -80,18 +90,25 @@ def test_the_loop_is_the_verified_one(text: int, clip: int, bundle: Bundle, voic
     """Two loops written apart say the same: the runtime's, and the one that verification drives packages with."""
     manifest = bundle.manifest
     driver = open_driver(bundle.folder, layout_of(manifest, Voice.open(voice)), manifest)
-    assert isinstance(driver, CorePatchDriver)
-    prefix = random_prefix(bundle, text, clip, text)
-    said = (SIZE * (WINDOW + 2) if clip else SIZE) + 2
-    source = open_source(bundle, 64)
+    prefix, source = random_prefix(bundle, text, clip, text), open_source(bundle, 64)
     assert isinstance(source, CoremlPatchSource)
-    tokens = list(Generation(source, Utterance(prefix, GREEDY, 0, said, said)))
-    logits, ids, stop = driver.prefill(prefix), bundle.token_ids, np.isin(bundle.token_ids, bundle.voice.prompt.stop)
-    for token in tokens:
-        assert token == ids[int(np.where(stop, -np.inf, logits).argmax())]
-        logits = driver.step(token)
-    assert len(tokens) == said
+    # Past the 32 slots of the compressor's ring, and into the middle of a patch.
+    follows_the_driver(source, driver, bundle, prefix, 47 if clip == 21 else SIZE + 2)
     assert source.nbytes == manifest.cache.bytes
+
+
+def follows_the_driver(
+    source: CoremlPatchSource, driver: CoreDriver, bundle: Bundle, prefix: tuple[int, ...], count: int
+) -> None:
+    """Every logit that the runtime draws `count` tokens from is the driver's, bit for bit."""
+    seen: list[Any] = []
+    draw = source.extractor.logits
+    source.extractor.logits = lambda x: seen.append(draw(x)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    tokens = list(Generation(source, Utterance(prefix, GREEDY, 0, count, count)))
+    assert len(tokens) == count
+    wanted = [driver.prefill(prefix), *(driver.step(token) for token in tokens[:-1])]
+    for ours, theirs in zip(seen[:count], wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_nothing_is_left_of_the_last_utterance(bundle: Bundle) -> None:
@@ -135,6 +152,81 @@ def test_contradictions_are_refused(folder: Path) -> None:
             CoremlDecoder(folder, replace(manifest, coreml=spec), open_interpreted)
 
 
+def without(io: IoSpec, name: str) -> IoSpec:
+    """`io` without the tensors called so."""
+    return IoSpec(*(tuple(t for t in tensors if not t.name.startswith(name)) for tensors in (io.inputs, io.outputs)))
+
+
+def resized(io: IoSpec, name: str, shape: tuple[int | str, ...]) -> IoSpec:
+    """`io` with another shape of the inputs called so."""
+    return IoSpec(tuple(replace(t, shape=shape) if t.name == name else t for t in io.inputs), io.outputs)
+
+
+Changes = Callable[[Manifest, CoremlSpec, CoremlPatchSpec], dict[str, Any]]
+PLANTED: dict[str, Changes] = {
+    "does not fit extractor": lambda m, c, p: {"group": {2: {"window": 2}}},
+    "compressor has a prefix": lambda m, c, p: {"group": {1: {"prefix": 3}}},
+    "past_key_values_2_key is in only one": lambda m, c, p: {"group": {0: {"layers": 3}}},
+    "backbone has more layers than inputs": lambda m, c, p: {"group": {0: {"layers": 1 << 24}}},
+    "or is not fp16": lambda m, c, p: {"group": {0: {"dtype": "fp32"}}},
+    "stateful in a patch voice": lambda m, c, p: {"coreml": {"stateful": True}},
+    "output told_0_key is in only one": lambda m, c, p: {"io": without(m.io, "told_")},
+    "other than the head's 49": lambda m, c, p: {"patch": {"extract": without(p.extract, "logits")}},
+    "prefill: input attention_bias is in": lambda m, c, p: {
+        "coreml": {"prefill": without(c.prefill, "attention_bias")}
+    },
+    "inputs_embeds of four": lambda m, c, p: {
+        "patch": {"compress": resized(p.compress, "inputs_embeds", (1, 64, 1, "T"))}
+    },
+    "fit extractor or compressor": lambda m, c, p: {
+        "patch": {"compress": resized(p.compress, "inputs_embeds", (1, 64, 1, 2))}
+    },
+    "no input inputs_embeds": lambda m, c, p: {
+        "patch": {"compress": resized(p.compress, "inputs_embeds", (1, 64, 1, 1 << 40))}
+    },
+    "io has no input": lambda m, c, p: {"io": resized(m.io, "inputs_embeds", ())},
+    "compress: input token_share is": lambda m, c, p: {
+        "patch": {"compress": resized(p.compress, "token_share", (1, 1, 1, 31))}
+    },
+    "other than the head's 5 ids": lambda m, c, p: {"head": HeadSpec(((0, 5),))},
+    "speaker is 32, 0 or 64": lambda m, c, p: {"spec": {"speaker": 32}},
+    "input speaker is in only one": lambda m, c, p: {"spec": {"speaker": 0}},
+}
+
+
+@pytest.mark.parametrize("said", PLANTED)
+def test_a_manifest_is_held_to_the_contract_before_a_package_is_opened(said: str, folder: Path) -> None:
+    def opened(*_: Any) -> Any:
+        pytest.fail("the package was opened")
+
+    manifest = read_manifest(folder)
+    coreml, spec = manifest.coreml, manifest.patch
+    assert coreml is not None
+    assert coreml.patch is not None
+    assert spec is not None
+    patch = coreml.patch
+    changes = PLANTED[said](manifest, coreml, patch)
+    groups = [replace(g, **changes.get("group", {}).get(number, {})) for number, g in enumerate(manifest.cache.groups)]
+    manifest = replace(
+        manifest,
+        io=changes.get("io", manifest.io),
+        head=changes.get("head", manifest.head),
+        cache=replace(manifest.cache, groups=tuple(groups)),
+        patch=replace(spec, **changes.get("spec", {})),
+        coreml=replace(coreml, patch=replace(patch, **changes.get("patch", {})), **changes.get("coreml", {})),
+    )
+    with pytest.raises(ContractError, match=said):
+        CoremlDecoder(folder, manifest, opened)
+
+
+def test_positions_end(bundle: Bundle) -> None:
+    source = open_source(bundle, 64)
+    source.begin(Utterance(random_prefix(bundle, 3, 9, 1), GREEDY, 0, 99, 99))
+    source.max_position = source.position  # type: ignore[misc]
+    with pytest.raises(TextError, match="past the graph's last one"):
+        source.step()
+
+
 def test_states_are_refused(voice: Path, tmp_path: Path, capsys: Any) -> None:
     command = ["export", str(voice), "-o", str(tmp_path / "b"), "--target", "coreml", "--stateful", "--threads", "1"]
     assert main(command) == 2
@@ -151,3 +243,11 @@ def test_ablations_are_exported_too(nets: dict[str, Any], tmp_path: Path, monkey
     monkeypatch.setattr("sottovoce.export.coreml.bundle_verify._lint", lambda *_: ())
     options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
     assert main(["export", str(voice), "-o", str(tmp_path / "b"), *options]) == 0
+    manifest = read_manifest(tmp_path / "b")
+    decoder, layout = CoremlDecoder(tmp_path / "b", manifest, open_interpreted), layout_of(manifest, Voice.open(voice))
+    assert manifest.prompt is not None
+    assert manifest.patch is not None
+    speaking: Any = SimpleNamespace(prompt=manifest.prompt)
+    bundle: Any = SimpleNamespace(manifest=manifest, voice=speaking, token_ids=token_ids(manifest.head))
+    source = CoremlPatchSource(bundle, decoder, manifest.patch)
+    follows_the_driver(source, open_driver(tmp_path / "b", layout, manifest), bundle, random_prefix(bundle, 3, 8, 0), 8)

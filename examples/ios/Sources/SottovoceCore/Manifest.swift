@@ -65,7 +65,8 @@ public struct Manifest: Codable {
         let data = try Data(contentsOf: folder.appendingPathComponent("manifest.json"))
         self = try JSONDecoder().decode(Manifest.self, from: data)
         guard schema == 3, cache.write == "inplace", cache.groups.count == 1 else {
-            throw BundleError.unsupported("schema \(schema), caches written \(cache.write)")
+            throw BundleError.unsupported(
+                "schema \(schema), caches written \(cache.write), \(cache.groups.count) groups of them (3, inplace, 1)")
         }
     }
 }
