@@ -2,6 +2,7 @@
 
     python -m benchmarks.patch                     int8 and int4, each with its gate
     python -m benchmarks.patch --weights fp32      any other format, for comparison
+    python -m benchmarks.patch --extractor 2       with a shallower extractor than the paper's
 
 Weights are random; compressor and extractor have the sizes of the paper (TLDR, arXiv 2606.09019, table 7). Both graphs
 run through the runtime's own sources, sampling included, on one thread, in turns: k steps of the one, then a step of
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,14 @@ def main(argv: Sequence[str] | None = None, setting: Setting = PAPER) -> int:
     parser.add_argument(
         "--weights", nargs="+", default=list(RATIOS), help="formats, each measured by itself (default: %(default)s)"
     )
+    parser.add_argument(
+        "--extractor", type=int, metavar="N", help="layers of the extractor (default: the paper's four)"
+    )
     parser.add_argument("--json", type=Path, help="write what was found here too")
     args = parser.parse_args(argv)
+    if args.extractor is not None:
+        depth = replace(setting.patches.extractor_layers, layers=args.extractor)
+        setting = replace(setting, patches=replace(setting.patches, extractor_layers=depth))
     with tempfile.TemporaryDirectory() as folder:
         found = {weights: measure(setting, weights, Path(folder)) for weights in args.weights}
     if args.json:

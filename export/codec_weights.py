@@ -1,4 +1,4 @@
-"""The codec decoder's matrices in eight bits: less than a third of its file, in up to 1.09 × the time; or in fp16.
+"""The codec decoder's matrices in eight bits: less than a third of its file, in 0.64 to 1.09 × the time; or in fp16.
 
 Half of a small bundle, or more, is its codec. The encoder stays as it is: its codes must be torch's.
 """

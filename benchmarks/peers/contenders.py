@@ -30,6 +30,7 @@ ENTRIES: Final[dict[str, Entry]] = {
     "llama-q8_0": Entry("llama.cpp Q8_0", "llama", "q8_0", "ours-int8"),
     "optimum-int8": Entry("optimum-onnx int8", "optimum", "int8", "ours-int8"),
     "together-int4": Entry("half depth, window, patches of 4, int4", "together", "int4", "ours-int4"),
+    "taught-int4": Entry("the same, nets as `compress patch` makes them", "together", "int4-taught", "ours-int4"),
     "growing-fp32": Entry("fp32, growing cache", "growing", "fp32", "ours-fp32"),
     "ours-fp32": Entry("sottovoce fp32", OURS, "fp32"),
     "optimum-fp32": Entry("optimum-onnx fp32", "optimum", "fp32", "ours-fp32"),

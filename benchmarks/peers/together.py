@@ -12,7 +12,10 @@ ENDLESS = 10**6
 
 
 def prepare(checkpoint: Path, folder: Path, format: str) -> None:
-    """Every other layer, the paper's nets around them, a ring of as many tokens as `ours` has."""
+    """Every other layer, the paper's nets around them, a ring of as many tokens as `ours` has.
+
+    With `-taught` behind the format, nets of the sizes that `compress patch` gives such a backbone.
+    """
     import tempfile
 
     from benchmarks.checkpoints import write_manifest
@@ -20,15 +23,18 @@ def prepare(checkpoint: Path, folder: Path, format: str) -> None:
     from benchmarks.pruned import Setting, halve
     from sottovoce.export.patch_graph import PatchOptions, export_patches
     from sottovoce.models.checkpoint import Checkpoint
+    from sottovoce.models.patch.config import PatchConfig
     from sottovoce.models.patch.decoder import PatchDecoder
 
-    size = PAPER.patches.patch
+    size, (weights, *taught) = PAPER.patches.patch, format.split("-")
     slots = len(PREFIX) - PROMPT.max_prompt_codes + -(-PROMPT.max_prompt_codes // size)
-    options = PatchOptions(format, slots, WINDOW // size, PROMPT.max_prompt_codes, POSITIONS)  # type: ignore[arg-type]
+    options = PatchOptions(weights, slots, WINDOW // size, PROMPT.max_prompt_codes, POSITIONS)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as name:
         half = Path(name)
         halve(checkpoint, Setting(Checkpoint.open(checkpoint).hf).kept, half)
-        decoder = PatchDecoder(Checkpoint.open(half).load(), PAPER.patches, PROMPT)
+        backbone = Checkpoint.open(half).load()
+        nets = PatchConfig.of(backbone.config, size) if taught else PAPER.patches
+        decoder = PatchDecoder(backbone, nets, PROMPT)
         write_manifest(folder, export_patches(decoder, PROMPT, options, folder))
 
 
