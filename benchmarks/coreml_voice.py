@@ -21,7 +21,7 @@ import numpy as np
 from sottovoce.compress.evaluate.sentences import SENTENCES
 from sottovoce.export.assemble import export_bundle
 from sottovoce.export.coreml.assemble import export_coreml
-from sottovoce.export.coreml.interpreted import open_interpreted
+from sottovoce.export.coreml.interpreted import InterpretedEngine
 from sottovoce.export.coreml.plan import CoreRequest
 from sottovoce.export.plan import Request
 from sottovoce.runtime.bundle import Bundle, load_bundle
@@ -75,7 +75,7 @@ def greedy(stream: AnyStream, bundle: Bundle, prefix: tuple[int, ...], longest: 
 def compare(core: Path, onnx: Path, count: int, cap: int | None, wav: Path | None) -> None:
     """Print a line per sentence, then how many were equal and over how many tokens."""
     bundle, manifest = load_bundle(onnx, threads=1), read_manifest(core)
-    streams = (Stream(bundle), CoremlStream(CoremlDecoder(core, manifest, open_interpreted), manifest))
+    streams = (Stream(bundle), CoremlStream(CoremlDecoder(core, manifest, InterpretedEngine), manifest))
     prompt, equal, agreed, total = find_prompt(bundle, None), 0, 0, 0
     for number, text in enumerate(SENTENCES[:count], 1):
         (sentence, *_) = bundle.voice.frontend.sentences(text, text_room(bundle, prompt))
@@ -106,7 +106,7 @@ def _write(path: Path, tokens: list[int], bundle: Bundle, core: Path) -> None:
     manifest = read_manifest(core)
     assert manifest.codec is not None
     assert manifest.coreml is not None
-    codec, spec = CoremlCodec(core, manifest.codec, manifest.coreml, open_interpreted), manifest.codec
+    codec, spec = CoremlCodec(core, manifest.codec, manifest.coreml, InterpretedEngine), manifest.codec
     codes = [token - bundle.voice.prompt.code_offset for token in tokens] + [spec.flush_code] * spec.flush_codes
     states = {state.name: np.zeros(state.shape, np.float32) for state in spec.states}
     audio = codec.run(None, {"codes": np.array([codes], np.int64), **states})[0][0, spec.delay :]

@@ -1,13 +1,13 @@
 """What speaks in `benchmarks/patch.py`, in processes without torch, as a user's is.
 
-python -m benchmarks.patch_source turns PLAIN PATCHED TOKENS RUNS     seconds per token of both, in turns, as JSON
-python -m benchmarks.patch_source peak BUNDLE DRAWS PATCHES           peak bytes of a process that does nothing else
+python -m benchmarks.patch_source turns PLAIN PATCHED TOKENS     seconds per patch of both, in turns, as JSON
+python -m benchmarks.patch_source peak BUNDLE DRAWS PATCHES      peak bytes of a process that does nothing else
 """
 
 import json
+import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,25 @@ SAMPLING = SamplingSpec(temperature=0.7, top_k=25, top_p=0.7)
 """The paper's."""
 
 
-def open_source(folder: Path, kind: type[PatchSource] = PatchSource, threads: int = 1) -> tuple[Source, "Counted"]:
-    """What speaks, and its graph counted; a patched one is of `kind`."""
+def open_counted(folder: Path, threads: int = 1) -> tuple[bundle.Bundle, "Counted"]:
+    """A bundle that can speak with random weights, and its graph counted."""
     opened = load_bundle(folder, threads=threads, verify_hashes=False)
     counted = Counted(opened.decoder)
     voice: Any = bundle.Voice(PROMPT, SAMPLING, *[None] * 3)  # type: ignore[arg-type]
     graph: Any = counted
-    opened = replace(opened, decoder=graph, speaking=voice)
+    return replace(opened, decoder=graph, speaking=voice), counted
+
+
+def source_of(opened: bundle.Bundle, kind: type[PatchSource] = PatchSource) -> Source:
+    """What speaks; a patched one is of `kind`."""
     patch = opened.manifest.patch
-    return (TokenSource(opened) if patch is None else kind(opened, patch)), counted
+    return TokenSource(opened) if patch is None else kind(opened, patch)
+
+
+def open_source(folder: Path, kind: type[PatchSource] = PatchSource, threads: int = 1) -> tuple[Source, "Counted"]:
+    """Both at once."""
+    opened, counted = open_counted(folder, threads)
+    return source_of(opened, kind), counted
 
 
 class FirstTokens(PatchSource):
@@ -70,33 +80,37 @@ class Counted:
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds per token, [runs] of each bundle; runs of the graph for each step of the last."""
+    """Seconds that a patch's tokens take without patches, that a patch takes, and a run that draws its first token
+    alone; runs of the graph for each patch."""
 
-    seconds: list[list[float]]
+    plain: float
+    patched: float
+    first: float
     calls: float
 
 
-def take_turns(folders: Sequence[Path], tokens: int, runs: int) -> Turns:
-    """In each run an utterance of `tokens` by all `folders`, in turns: as many steps of each as make a patch of the
-    last one."""
-    opened = [open_source(folder) for folder in folders]
-    seconds: list[list[float]] = [[] for _ in opened]
-    patched, counted = opened[-1]
-    rounds, calls = tokens // patched.size - 1, 0
-    for run in range(runs):
-        for source, _ in opened:
-            source.begin(Utterance(PREFIX, SAMPLING, run, tokens + patched.size, tokens))
-        spent, before = [0.0] * len(opened), counted.runs
-        for _ in range(rounds):
-            for number, (source, _) in enumerate(opened):
-                start = time.perf_counter()
-                for _ in range(patched.size // source.size):
-                    source.step()
-                spent[number] += time.perf_counter() - start
-        calls += counted.runs - before
-        for total, row in zip(spent, seconds, strict=True):
-            row.append(total / (rounds * patched.size))
-    return Turns(seconds, calls / (rounds * runs))
+def take_turns(plain: Path, patched: Path, tokens: int) -> Turns:
+    """An utterance of `tokens` by both, in turns, a patch's worth each; the medians.
+
+    The first tokens are drawn by the same open graph: another copy of its weights has other luck with memory.
+    """
+    (single, _), (opened, counted) = open_source(plain), open_counted(patched)
+    sources = single, source_of(opened), source_of(opened, FirstTokens)
+    size = sources[1].size
+    for source in sources:
+        source.begin(Utterance(PREFIX, SAMPLING, 0, tokens + size, tokens))
+    before, rounds = counted.runs, range(tokens // size - 1)
+    rows = [[_timed(source, size // source.size) for source in sources] for _ in rounds]
+    alone, patched_seconds, first = (statistics.median(row) for row in zip(*rows, strict=True))
+    return Turns(alone, patched_seconds, first, (counted.runs - before) / len(rows) - 1)
+
+
+def _timed(source: Source, steps: int) -> float:
+    """Seconds of so many steps."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        source.step()
+    return time.perf_counter() - start
 
 
 def speak_alone(folder: Path, draws: int, patches: int) -> int:
@@ -113,4 +127,4 @@ if __name__ == "__main__":
     if kind == "peak":
         print(speak_alone(Path(arguments[0]), *map(int, arguments[1:])))
     else:
-        print(json.dumps(asdict(take_turns([Path(path) for path in arguments[:2]], *map(int, arguments[2:])))))
+        print(json.dumps(asdict(take_turns(Path(arguments[0]), Path(arguments[1]), int(arguments[2])))))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from benchmarks import patch
 from benchmarks.patch import PAPER, PATCHED, PLAIN, Found, Setting, main, make_bundles, report
-from benchmarks.patch_source import PREFIX, PROMPT, SAMPLING, open_source
+from benchmarks.patch_source import PREFIX, PROMPT, SAMPLING, Turns, open_source
 
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.patch.config import PatchConfig, StackConfig
@@ -16,7 +16,7 @@ from tests.tiny import hf_config
 
 HF = hf_config(vocab_size=6600)
 STACK = StackConfig(1, 2, 16, 1, 48)
-SETTING = Setting(HF, PatchConfig(4, STACK, replace(STACK, layers=2)), tokens=24, runs=2)
+SETTING = Setting(HF, PatchConfig(4, STACK, replace(STACK, layers=2)), tokens=24, processes=2)
 
 
 def test_main_times_both_and_counts_the_runs(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
@@ -26,6 +26,7 @@ def test_main_times_both_and_counts_the_runs(capsys: pytest.CaptureFixture[str],
     said = capsys.readouterr().out
     assert "ok   runs of the graph per patch: 1.000" in said and "ok   time per token" in said
     assert "MISS slots of what is said, patched / plain: 0.280" in said
+    assert "each further token of a run: " in said
     assert "  int8 plain: " in said and "4 a run" in said and "bytes read, plain / patched: " in said
 
 
@@ -55,11 +56,13 @@ def test_the_nets_are_the_papers() -> None:
 
 def test_gates(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = (PLAIN, PATCHED)
+    turns = [Turns(2.4, 1.0, 0.7, 1.0), Turns(2.4, 1.0, 0.7, 1.0), Turns(9.0, 1.0, 0.7, 1.0)]
     found = Found(
-        {PLAIN: [2.4, 2.4, 9.0], PATCHED: [1.0, 1.0, 1.0]}, {PLAIN: 301, PATCHED: 76}, dict.fromkeys(kinds, 1),
-        dict.fromkeys(kinds, 1), dict.fromkeys(kinds, 1.0), 1.0, {1: 100, 4: 102},
+        turns, {PLAIN: 301, PATCHED: 76}, dict.fromkeys(kinds, 1), dict.fromkeys(kinds, 1), dict.fromkeys(kinds, 1.0),
+        1, {1: 100, 4: 102},
     )  # fmt: skip
     assert report("int8", found, 4)
     assert not report("int4", found, 4)
-    for change in ({"slots": {PLAIN: 301, PATCHED: 79}}, {"calls": 1.01}, {"peaks": {1: 100, 4: 104}}):
+    twice = [replace(turns[0], calls=1.01)]
+    for change in ({"slots": {PLAIN: 301, PATCHED: 79}}, {"turns": twice}, {"peaks": {1: 100, 4: 104}}):
         assert not report("int8", replace(found, **change), 4)
