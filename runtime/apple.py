@@ -18,7 +18,7 @@ UNITS: Final = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 class AppleEngine:
     """A package opened once per function, as `MLModel` wants it."""
 
-    def __init__(self, path: Path, functions: Sequence[str], stateful: bool, unit: str = "ALL") -> None:
+    def __init__(self, path: Path, functions: Sequence[str], unit: str = "ALL") -> None:
         """Compile and load; raises BundleError off macOS, MissingExtraError without coremltools."""
         check_unit(unit, UNITS)
         if platform.system() != "Darwin":
@@ -30,14 +30,13 @@ class AppleEngine:
         except ModuleNotFoundError:
             raise MissingExtraError("coremltools", "coreml") from None
         units = getattr(coremltools.ComputeUnit, unit)
-        self._stateful = stateful
         self._models = {
             name: coremltools.models.MLModel(str(path), compute_units=units, function_name=name) for name in functions
         }
 
-    def make_state(self) -> Any:
-        """See `Engine`; the first function's states serve all, for they have the same names and shapes."""
-        return next(iter(self._models.values())).make_state() if self._stateful else None
+    def make_state(self, function: str) -> Any:
+        """See `Engine`."""
+        return self._models[function].make_state()
 
     def predict(self, function: str, feeds: Feeds, state: Any) -> dict[str, Array]:
         """See `Engine`."""
@@ -50,7 +49,7 @@ class AppleEngine:
 def opener(unit: str = "ALL") -> OpenEngine:
     """Opens packages on `unit`."""
 
-    def open_engine(path: Path, functions: Sequence[str], stateful: bool) -> Engine:
-        return AppleEngine(path, functions, stateful, unit)
+    def open_engine(path: Path, functions: Sequence[str]) -> Engine:
+        return AppleEngine(path, functions, unit)
 
     return open_engine

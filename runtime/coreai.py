@@ -18,11 +18,10 @@ from sottovoce.runtime.session import Array
 class AIEngine:
     """An asset's functions; `runtime.coreml.Engine`. Each call waits for its own result."""
 
-    def __init__(self, path: Path, functions: Sequence[str], stateful: bool = False) -> None:
+    def __init__(self, path: Path, functions: Sequence[str]) -> None:
         """Lower and load `functions` of the asset in `path`: some seconds, and a copy of it while that lasts.
 
-        Raises MissingExtraError without coreai-core, BundleError for states, which assets of ours have none of, and
-        for what Core AI does not read.
+        Raises MissingExtraError without coreai-core, BundleError for what Core AI does not read.
         """
         import asyncio  # takes time and memory that no other engine asks for
 
@@ -31,15 +30,13 @@ class AIEngine:
             from coreai.runtime import NDArray
         except ModuleNotFoundError:
             raise MissingExtraError("coreai", "coreai") from None
-        if stateful:
-            raise BundleError(f"{path}: Core AI assets are exported with caches as inputs and outputs, export it again")
         self._wrap, self._runner = NDArray, asyncio.Runner()
         try:
             self._functions = self._runner.run(_load(AIModelAsset.load(path), functions))
         except (RuntimeError, KeyError) as error:
             raise BundleError(f"{path} cannot be loaded by Core AI: {error}") from None
 
-    def make_state(self) -> None:
+    def make_state(self, function: str) -> None:
         """See `Engine`: there is none."""
 
     def predict(self, function: str, feeds: Feeds, state: Any) -> dict[str, Array]:

@@ -27,8 +27,8 @@ Feeds = Mapping[str, Array]
 class Engine(Protocol):
     """An open package; immutable but for the states that a stream asks it for."""
 
-    def make_state(self) -> Any:
-        """States of one stream, all zeros; None where the package has none."""
+    def make_state(self, function: str) -> Any:
+        """States of one stream, all zeros, for `function` and those whose states have the same names."""
         ...
 
     def predict(self, function: str, feeds: Feeds, state: Any) -> Mapping[str, Array]:
@@ -36,8 +36,8 @@ class Engine(Protocol):
         ...
 
 
-OpenEngine = Callable[[Path, Sequence[str], bool], Engine]
-"""Opens the package in a folder for the functions named; the last argument says whether it keeps states."""
+OpenEngine = Callable[[Path, Sequence[str]], Engine]
+"""Opens the package in a folder for the functions named."""
 
 
 class CoremlDecoder:
@@ -51,7 +51,7 @@ class CoremlDecoder:
         self.spec, self.io = spec, {"decode": manifest.io, "prefill": spec.prefill}
         if spec.patch is not None:
             self.io |= {"compress": spec.patch.compress, "extract": spec.patch.extract}
-        self.engine = open_engine(inside(folder, manifest.decoder), tuple(self.io), spec.stateful)
+        self.engine = open_engine(inside(folder, manifest.decoder), tuple(self.io))
         self.embedding, width = read_table(folder, spec.embedding), tensor_shape(manifest.io, "inputs_embeds")[1]
         ids = [*(end for _, end in manifest.head.ids), *_marks(manifest)]
         if self.embedding.shape[1:] != (width,) or len(self.embedding) < max(ids):
@@ -115,21 +115,41 @@ class InplaceCache:
         self.past = {name: outputs["present" + name.removeprefix("past_key_values")] for name in self.past}
 
 
+class CachedFunctions:
+    """Functions over the caches of one stream, which come and go with each run, or which Core ML keeps."""
+
+    def __init__(self, decoder: CoremlDecoder, group: CacheGroup, function: str) -> None:
+        """Allocate the caches of `group` for `function` and those that share them."""
+        self.cache = InplaceCache(group, decoder.spec.stateful)
+        self._engine, self._function, self._stateful = decoder.engine, function, decoder.spec.stateful
+        self.init_state()
+
+    def init_state(self) -> None:
+        """Forget everything."""
+        self.cache.init_state()
+        self._state = self._engine.make_state(self._function) if self._stateful else None
+
+    def run(self, function: str, feeds: Feeds) -> Mapping[str, Array]:
+        """Outputs of one run; what it wrote is kept."""
+        outputs = self._engine.predict(function, {**feeds, **self.cache.past}, self._state)
+        self.cache.keep(outputs)
+        return outputs
+
+
 class CoremlBackbone:
     """The functions `prefill` and `decode` over one stream's caches, whatever places they read: tokens, or patches."""
 
     def __init__(self, decoder: CoremlDecoder, group: CacheGroup) -> None:
         """Allocate the buffers."""
-        self.cache = InplaceCache(group, decoder.spec.stateful)
-        self._decoder, self._state = decoder, decoder.engine.make_state()
+        self._decoder, self._functions = decoder, CachedFunctions(decoder, group, "decode")
+        self.cache = self._functions.cache
 
     def read(self, places: Array, positions: Sequence[int], more: Feeds) -> Mapping[str, Array]:
         """Forget the last utterance and read a prefix, places [p, d]; outputs of the last one.
 
         All but that go through `prefill`, some at a time; it through `decode`, with `more` inputs.
         """
-        self.cache.init_state()
-        self._state = self._decoder.engine.make_state()
+        self._functions.init_state()
         size, last = self._decoder.spec.prefill_tokens, len(places) - 1
         for start in range(0, last, size):
             end = min(start + size, last)
@@ -160,18 +180,16 @@ class CoremlBackbone:
     def _run(
         self, function: str, x: Array, positions: Sequence[int], bias: Array, write: Array, more: Feeds
     ) -> Mapping[str, Array]:
-        """One run of `function` over x [T, d]; what it wrote is kept."""
+        """One run of `function` over x [T, d]."""
         decoder = self._decoder
         rows = decoder.positions[list(positions)]
-        feeds: dict[str, Array] = {"attention_bias": bias, "cache_write": write, **self.cache.past, **more}
+        feeds: dict[str, Array] = {"attention_bias": bias, "cache_write": write, **more}
         if decoder.spec.rotary:
             feeds |= rotary_feeds(rows)
         else:
             x = (x.astype(np.float32) + rows).astype(np.float16)
         feeds["inputs_embeds"] = as_columns(x)
-        outputs = decoder.engine.predict(function, feeds, self._state)
-        self.cache.keep(outputs)
-        return outputs
+        return self._functions.run(function, feeds)
 
 
 class CoremlStream:
@@ -233,7 +251,7 @@ class CoremlCodec(NoGraph):
         if spec.codec_values is None or 1 not in spec.codec_codes:
             raise ContractError("manifest: coreml.codec_values and a codec function of one code are needed to speak")
         self._sizes = sorted(spec.codec_codes, reverse=True)
-        self._engine = open_engine(inside(folder, codec.decoder), [f"codes_{size}" for size in self._sizes], False)
+        self._engine = open_engine(inside(folder, codec.decoder), [f"codes_{size}" for size in self._sizes])
         self._values = read_table(folder, spec.codec_values)
         self._states = [state.name for state in codec.states]
 

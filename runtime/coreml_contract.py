@@ -20,8 +20,8 @@ def check_coreml(manifest: Manifest) -> None:
     """Raise ContractError where the functions' tensors are not those of the manifest's groups, head and patch."""
     spec, (group, *nets) = manifest.coreml, manifest.cache.groups
     assert spec is not None
-    if spec.stateful and manifest.patch is not None:
-        raise ContractError("manifest: coreml.stateful in a patch voice: its caches are inputs and outputs")
+    if spec.stateful and manifest.flavour == "coreai":
+        raise ContractError("manifest: coreml.stateful: Core AI assets have caches as inputs and outputs")
     # Before so many tensors are named; states are not.
     most = MAX_STATES if spec.stateful else len(manifest.io.inputs) + _inputs(spec.patch)
     for each in (group, *nets):
@@ -49,16 +49,17 @@ def _check_nets(
 ) -> None:
     """The functions `compress` and `extract`, and whether a patch fits them."""
     group, columns = manifest.cache.groups[-1], _axis(spec.compress, "inputs_embeds", 3)
+    stateful = manifest.coreml is not None and manifest.coreml.stateful
     if min(group.window, columns) < patch.size:
         raise ContractError(f"manifest: a patch of {patch.size} does not fit extractor or compressor: export it again")
-    past, present = _caches(group)
+    past, present = _caches(group, stateful)
     reads = _reads(width, 1, group, True) | dict(told) | past
     _compare("extract", spec.extract, reads, dict(_logits(spec.extract, manifest.head)) | present)
     line = (1, 1, 1, columns)
     made: dict[str, Shape] = {"patch": (1, width, 1, 1)}
     reads = {"inputs_embeds": (1, width, 1, columns), "token_share": line}
     if patch.window is not None:
-        past, present = _caches(manifest.cache.groups[1])
+        past, present = _caches(manifest.cache.groups[1], stateful)
         reads |= _reads(width, columns, manifest.cache.groups[1], True) | {"patch_bias": line} | past
         made |= present
     _compare("compress", spec.compress, reads, made)
@@ -73,7 +74,7 @@ def _reads(width: int, tokens: int, group: CacheGroup, rotary: bool) -> dict[str
     return {"inputs_embeds": (1, width, 1, tokens), "attention_bias": mask, "cache_write": mask, **tables}
 
 
-def _caches(group: CacheGroup, stateful: bool = False) -> tuple[dict[str, Shape], dict[str, Shape]]:
+def _caches(group: CacheGroup, stateful: bool) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Past and present ones; none where they are states."""
     shape: Shape = (1, group.kv_heads, group.head_dim, group.slots)
     names = [f"{layer}_{part}" for layer in range(group.layers) for part in ("key", "value")]

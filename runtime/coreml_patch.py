@@ -17,9 +17,9 @@ import numpy as np
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.coreml import (
     HIDDEN,
+    CachedFunctions,
     CoremlBackbone,
     CoremlDecoder,
-    InplaceCache,
     PatchTables,
     as_columns,
     joined,
@@ -41,11 +41,16 @@ class Compressor:
     def __init__(self, decoder: CoremlDecoder, spec: CoremlPatchSpec, window: int | None, group: CacheGroup) -> None:
         """Allocate the buffers of `group`, which counts where patches are more than means (`window`)."""
         self.window = window
-        self.cache = None if window is None else InplaceCache(group)
+        self._functions = None if window is None else CachedFunctions(decoder, group, "compress")
         self._engine, self._embedding, self._tables = decoder.engine, decoder.embedding, decoder.patch
         self._columns = np.arange(int(tensor_shape(spec.compress, "inputs_embeds")[-1]))
         self._held = np.full(group.window, -1)
         self.begin()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of caches."""
+        return 0 if self._functions is None else self._functions.cache.nbytes
 
     def begin(self) -> None:
         """Another stream: no slot can be seen."""
@@ -61,11 +66,10 @@ class Compressor:
             "inputs_embeds": as_columns(self._embedding[np.asarray(tokens)[rows]]),
             "token_share": share[None, None, None],
         }
-        if self.cache is not None:
-            feeds |= self._attention(self.heard + rows, count) | self.cache.past
-        outputs = self._engine.predict("compress", feeds, None)
-        if self.cache is not None:
-            self.cache.keep(outputs)
+        if self._functions is None:
+            outputs = self._engine.predict("compress", feeds, None)
+        else:
+            outputs = self._functions.run("compress", feeds | self._attention(self.heard + rows, count))
         self.heard += count
         return outputs["patch"].reshape(1, -1)
 
@@ -93,8 +97,8 @@ class Extractor:
 
     def __init__(self, decoder: CoremlDecoder, spec: CoremlPatchSpec, tables: PatchTables, group: CacheGroup) -> None:
         """Allocate the buffers of `group`."""
-        self.cache = InplaceCache(group)
-        self._engine, self._rows = decoder.engine, tables.extract
+        self._functions, self._rows = CachedFunctions(decoder, group, "extract"), tables.extract
+        self.cache = self._functions.cache
         self._told = [tensor.name for tensor in spec.extract.inputs if tensor.name.startswith("told_")]
         self._logits = logit_names(spec.extract)
 
@@ -108,9 +112,7 @@ class Extractor:
         number = self.cache.filled
         self.cache.use(number)
         feeds = {"inputs_embeds": as_columns(x), "attention_bias": self.cache.bias, "cache_write": self.cache.write}
-        feeds |= rotary_feeds(self._rows[[number]]) | self._feeds | self.cache.past
-        outputs = self._engine.predict("extract", feeds, None)
-        self.cache.keep(outputs)
+        outputs = self._functions.run("extract", feeds | rotary_feeds(self._rows[[number]]) | self._feeds)
         self.cache.filled += 1
         return joined(outputs, self._logits)
 
@@ -141,8 +143,7 @@ class CoremlPatchSource:
     @property
     def nbytes(self) -> int:
         """See `Source`."""
-        caches = (self.backbone.cache, self.compressor.cache, self.extractor.cache)
-        return sum(cache.nbytes for cache in caches if cache)
+        return self.backbone.cache.nbytes + self.compressor.nbytes + self.extractor.cache.nbytes
 
     def begin(self, utterance: Utterance) -> list[int]:
         """See `Source`."""

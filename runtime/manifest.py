@@ -284,10 +284,10 @@ class CoremlSpec:
     """How a host drives what Apple runs (flavours `coreml`, `coreai`); `Manifest.io` is that of the function `decode`.
 
     The function `prefill`, of inputs and outputs `prefill`, reads `prefill_tokens` prefix tokens a run; the last one
-    goes through `decode`. Caches [1, H, D, P + W] are states of both where `stateful`. Tables of the host, .npy
-    float16: `embedding` [V, d]; `positions` [max_position, 2, D/2], cosines and sines, or [max_position, d] to add
-    where not `rotary`; `codec_values` [codes, dims]. The codec has a function `codes_N` for each N of `codec_codes`.
-    `patch`: None where `decode` gives logits.
+    goes through `decode`. Caches [1, H, D, P + W] are states of both where `stateful`, as those of a patch voice's nets
+    are of `compress` and of `extract`. Tables of the host, .npy float16: `embedding` [V, d]; `positions`
+    [max_position, 2, D/2], cosines and sines, or [max_position, d] to add where not `rotary`; `codec_values` [codes,
+    dims]. The codec has a function `codes_N` for each N of `codec_codes`. `patch`: None where `decode` gives logits.
     """
 
     prefill: IoSpec

@@ -4,12 +4,13 @@ Written against coremltools' documentation; nothing in this file has run on Appl
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sottovoce.export.coreml.layout import Layout
 from sottovoce.export.mil.apple import coremltools as ct
 from sottovoce.runtime.apple import UNITS, AppleEngine
 
@@ -19,25 +20,27 @@ __all__ = ["UNITS", "OnApple", "placement"]
 class OnApple:
     """The driver's engine over `MLModel.predict`; states are the model's, read and written by name."""
 
-    def __init__(self, path: Path, unit: str, functions: Sequence[str], stateful: bool) -> None:
-        """Load `functions` of the package in `path` on `unit`."""
-        self._engine = AppleEngine(path, functions, stateful, unit)
-        self._state = self._engine.make_state()
-        self._names: list[str] = []
+    def __init__(self, path: Path, unit: str, layout: Layout) -> None:
+        """Load the functions of the package in `path` on `unit`."""
+        self._engine = AppleEngine(path, layout.functions, unit)
+        self._names = {function: tuple(layout.states(function)) for function in layout.functions}
+        owners = {names: function for function, names in self._names.items() if names}
+        self._states = {names: self._engine.make_state(function) for names, function in owners.items()}
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine`."""
-        return self._engine.predict(function, inputs, self._state)
+        return self._engine.predict(function, inputs, self._states.get(self._names[function]))
 
     def fill(self, states: Mapping[str, np.ndarray]) -> None:
         """See `Engine`."""
-        self._names = list(states)
-        for name, array in states.items():
-            self._state.write_state(name, array)
+        for names, state in self._states.items():
+            for name in states.keys() & set(names):
+                state.write_state(name, states[name])
 
     def states(self) -> dict[str, np.ndarray]:
         """See `Engine`."""
-        return {name: np.asarray(self._state.read_state(name), np.float16) for name in self._names}
+        each = ((name, state) for names, state in self._states.items() for name in names)
+        return {name: np.asarray(state.read_state(name), np.float16) for name, state in each}
 
 
 def placement(path: Path, unit: str) -> dict[str, int]:

@@ -141,7 +141,7 @@ def engines(kind: Kind, package: Path, layout: Layout) -> Iterator[tuple[str, En
         from sottovoce.export.coreml.apple import UNITS, OnApple
 
         for unit in UNITS:
-            yield f"on Apple hardware, {unit}", OnApple(package, unit, layout.functions, layout.stateful)
+            yield f"on Apple hardware, {unit}", OnApple(package, unit, layout)
 
 
 def placements(package: Path) -> dict[str, dict[str, int]]:

@@ -50,7 +50,7 @@ def _decode(
     codec: Codec, folder: Path, kind: Kind, sizes: Sequence[int], codes: Sequence[int]
 ) -> tuple[np.ndarray, int]:
     """Samples [N · hop] float32, and how many runs it took."""
-    engine = kind.open_engine(folder / kind.codec, [function_name(size) for size in sizes], False)
+    engine = kind.open_engine(folder / kind.codec, [function_name(size) for size in sizes])
     table = np.load(folder / VALUES, mmap_mode="r")
     states = {spec.name: np.zeros(spec.shape, np.float16) for spec in state_specs(codec)}
     pieces, start = [], 0

@@ -11,7 +11,7 @@ from sottovoce.errors import OutputError
 from sottovoce.export.coreml.convert import Compression, Traceable, check_compression
 from sottovoce.export.coreml.kinds import COREML, Kind
 from sottovoce.export.coreml.layout import DECODE, PREFILL, Layout
-from sottovoce.export.coreml.modules import Head, SlotPass, StatefulPass, Trunk
+from sottovoce.export.coreml.modules import Head, NoHead, SlotPass, StatefulPass, Trunk
 from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT, PatchLayout
 from sottovoce.export.coreml.patch_modules import CompressPass, ExtractPass, PatchDecodePass, Teller
 from sottovoce.models.config import DecoderConfig
@@ -58,12 +58,8 @@ def decoder_functions(
         return _patch_functions(decoder, layout, ids, compression)
     check_compression(_widths(decoder.config), compression)
     trunk, head = Trunk(decoder), Head(decoder.model.norm, _rows(decoder, ids))
-    made = {DECODE: SlotPass(trunk, head, layout.rotary), PREFILL: SlotPass(trunk, None, layout.rotary)}
-    states = layout.caches() if layout.stateful else {}
-    if states:
-        passes = ((DECODE, head), (PREFILL, None))
-        made = {name: StatefulPass(trunk, head, layout.rotary, states) for name, head in passes}
-    return {name: _traceable(layout, name, module, states) for name, module in made.items()}
+    made = {DECODE: SlotPass(trunk, head, layout.rotary), PREFILL: _prefill(trunk, layout)}
+    return {name: _traceable(layout, name, module) for name, module in made.items()}
 
 
 def _patch_functions(
@@ -77,11 +73,16 @@ def _patch_functions(
     trunk = Trunk(backbone)
     made: dict[str, nn.Module] = {
         DECODE: PatchDecodePass(trunk, Teller(extractor, backbone.model.norm), layout.rotary),
-        PREFILL: SlotPass(trunk, None, layout.rotary),
+        PREFILL: _prefill(trunk, layout),
         COMPRESS: CompressPass(decoder.compressor),
         EXTRACT: ExtractPass(extractor, _rows(backbone, ids)),
     }
-    return {name: _traceable(layout, name, module, {}) for name, module in made.items()}
+    return {name: _traceable(layout, name, module) for name, module in made.items()}
+
+
+def _prefill(trunk: Trunk, layout: Layout) -> SlotPass:
+    """The function that fills caches."""
+    return SlotPass(trunk, NoHead() if layout.stateful else None, layout.rotary)
 
 
 def _widths(config: DecoderConfig) -> tuple[int, ...]:
@@ -94,10 +95,11 @@ def _rows(decoder: Decoder, ids: Sequence[int]) -> Tensor:
     return decoder.head.detach()[torch.tensor(ids)]
 
 
-def _traceable(layout: Layout, function: str, module: nn.Module, states: dict[str, tuple[int, ...]]) -> Traceable:
+def _traceable(layout: Layout, function: str, module: nn.Module) -> Traceable:
     """One function with the names of the contract."""
-    io = layout.io(function)
+    io, states = layout.io(function), layout.states(function)
     inputs = {spec.name: tuple(int(axis) for axis in spec.shape) for spec in io.inputs}
+    module = StatefulPass(module, states) if states else module
     return Traceable(module, inputs, [spec.name for spec in io.outputs], states)
 
 

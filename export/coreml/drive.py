@@ -38,15 +38,31 @@ class Engine(Protocol):
 
 
 class Slots:
-    """Caches of one function, as inputs and outputs: garbage in every slot, none visible; `held` tells what lies
-    where."""
+    """Caches of one function: garbage in every slot, none visible; `held` tells what lies where."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Of `shapes` by the names of the inputs, [1, H, D, S] each; none where Core ML keeps them."""
-        random = np.random.default_rng(0)
-        self.caches = {name: (GARBAGE * random.standard_normal(s)).astype(np.float16) for name, s in shapes.items()}
+    def __init__(self, engine: Engine, layout: Layout, function: str) -> None:
+        """Those that `layout` says, [1, H, D, S] each: inputs and outputs, or states of `engine`."""
+        random, states = np.random.default_rng(0), layout.states(function)
+        shapes = states or layout.caches(function)
+        self._engine, self._stateful = engine, bool(states)
+        self._caches = {name: (GARBAGE * random.standard_normal(s)).astype(np.float16) for name, s in shapes.items()}
+        if states:
+            engine.fill(self._caches)
         self.count = next((shape[-1] for shape in shapes.values()), 0)
         self.held: dict[int, int] = {}
+
+    def buffers(self) -> list[np.ndarray]:
+        """The caches in order, wherever they are kept."""
+        held = self._engine.states() if self._stateful else self._caches
+        return [held[name] for name in self._caches]
+
+    def run(self, function: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of one run, after which what it wrote is the next one's past."""
+        if self._stateful:
+            return self._engine.run(function, feeds)
+        outputs = self._engine.run(function, {**feeds, **self._caches})
+        self._caches = {name: outputs["present" + name.removeprefix("past_key_values")] for name in self._caches}
+        return outputs
 
     def masks(self, slots: list[int], size: int, behind: int | None = None) -> dict[str, np.ndarray]:
         """Bias and write of T = `size` columns, the first of which fill `slots` in turn.
@@ -65,10 +81,6 @@ class Slots:
                 if number not in later and (behind is None or 0 <= own - number < behind):
                     bias[row, slot] = 0
         return {"attention_bias": bias[None, None], "cache_write": write[None, None]}
-
-    def keep(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """What a run gave is the next one's past."""
-        self.caches = {name: outputs["present" + name.removeprefix("past_key_values")] for name in self.caches}
 
 
 def rotary_feeds(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,9 +106,7 @@ class CoreDriver:
 
     def restart(self) -> None:
         """Forget the utterance."""
-        self._slots = Slots(self.layout.caches())
-        if self.layout.stateful:
-            self._engine.fill(self._slots.caches)
+        self._slots = Slots(self._engine, self.layout, DECODE)
         self._read = self._generated = 0
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
@@ -109,8 +119,7 @@ class CoreDriver:
 
     def buffers(self) -> list[np.ndarray]:
         """All caches in order, [1, H, D, S] each, wherever they are kept."""
-        held = self._engine.states() if self.layout.stateful else self._slots.caches
-        return [held[name] for name in self.layout.caches()]
+        return self._slots.buffers()
 
     def held(self) -> list[dict[int, int]]:
         """Of each of them: slot → number of what lies there, all of the prefix first."""
@@ -156,7 +165,4 @@ class CoreDriver:
             x = (x.astype(np.float32) + table).astype(np.float16)
         feeds = {"inputs_embeds": column(x), **self._slots.masks(slots, size), **self._more(function)}
         feeds |= rotary_feeds(table) if self.layout.rotary else {}
-        outputs = self._engine.run(function, feeds if self.layout.stateful else feeds | self._slots.caches)
-        if not self.layout.stateful:
-            self._slots.keep(outputs)
-        return outputs
+        return self._slots.run(function, feeds)

@@ -12,16 +12,21 @@ from sottovoce.export.mil.types import Typed, from_array, to_array
 
 
 class InterpretedEngine:
-    """A package whose functions share constants; `runtime.coreml.Engine` without Apple."""
+    """A package whose functions share constants; `runtime.coreml.Engine`, as `OpenEngine` opens it, without Apple."""
 
     def __init__(self, path: Path, functions: Sequence[str] | None = None) -> None:
         """Open the package in `path` for `functions` (all of them where None)."""
         package, constants = load_package(path), Constants()
         self._runners = {name: Runner(package, name, constants) for name in functions or package.functions}
 
-    def make_state(self) -> dict[str, State]:
-        """States of all functions by name, zeros."""
-        return {name: state for runner in self._runners.values() for name, state in runner.states().items()}
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Those that are open."""
+        return tuple(self._runners)
+
+    def make_state(self, function: str) -> dict[str, State]:
+        """See `Engine`: by name."""
+        return self._runners[function].states()
 
     def predict(
         self, function: str, feeds: Mapping[str, np.ndarray], state: Mapping[str, State] | None
@@ -30,18 +35,13 @@ class InterpretedEngine:
         return self._runners[function].run(feeds, state)
 
 
-def open_interpreted(path: Path, functions: Sequence[str], stateful: bool) -> InterpretedEngine:
-    """`runtime.coreml.OpenEngine` without Apple; whether it keeps states, the package says itself."""
-    return InterpretedEngine(path, functions)
-
-
 class Interpreted:
     """The driver's engine: one set of states, which it can fill and read."""
 
     def __init__(self, path: Path) -> None:
         """Open the package in `path`."""
         self._engine = InterpretedEngine(path)
-        self._states = self._engine.make_state()
+        self._states = {k: v for name in self._engine.functions for k, v in self._engine.make_state(name).items()}
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `drive.Engine`."""

@@ -53,7 +53,7 @@ COREML: Final = Kind(
     "interpreted",
     ("int8", "fp16", "int4", "palette4"),
     write_package,
-    lambda path, functions, stateful: InterpretedEngine(path, functions),
+    InterpretedEngine,
     lambda path, decoder, head: load_written(load_package(path), decoder, head),
 )
 
@@ -78,7 +78,7 @@ class Driven:
 
     def __init__(self, kind: Kind, path: Path, functions: tuple[str, ...]) -> None:
         """Open `functions` of the file in `path`."""
-        self._engine = kind.open_engine(path, functions, False)
+        self._engine = kind.open_engine(path, functions)
 
     def run(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `drive.Engine`."""

@@ -72,9 +72,19 @@ class Layout:
         """Whether positions come as rotary rows; learned ones are added to the embedding by the host."""
         return not self.config.traits.learned_positions
 
-    def caches(self, stem: str = "past_key_values") -> dict[str, Shape]:
-        """Shapes of the backbone's caches by name, in order."""
+    def caches(self, function: str = DECODE, stem: str = "past_key_values") -> dict[str, Shape]:
+        """Shapes of the caches of a function by name, in order: all functions have the backbone's."""
         return cache_shapes(self.config, self.slots, stem)
+
+    def states(self, function: str) -> dict[str, Shape]:
+        """Those that Core ML keeps; functions with the same names share them."""
+        return self.caches(function) if self.stateful else {}
+
+    def passed(self, function: str) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        """Those that come in, and go out."""
+        if self.stateful:
+            return {}, {}
+        return self.caches(function), self.caches(function, "present")
 
     def io(self, function: str) -> IoSpec:
         """Inputs and outputs of a function, caches included unless they are states."""
@@ -82,8 +92,7 @@ class Layout:
         inputs, outputs = read_shapes(self.config, tokens, self.slots), dict[str, Shape]()
         if function == DECODE:
             outputs |= logit_shapes(self.logits)
-        if not self.stateful:
-            inputs, outputs = inputs | self.caches(), outputs | self.caches("present")
-        elif function == PREFILL:  # a function must give something
+        elif self.stateful:  # a function must give something
             outputs["hidden"] = (1, self.config.hidden_size, 1, tokens)
-        return IoSpec(half_tensors(inputs), half_tensors(outputs))
+        past, present = self.passed(function)
+        return IoSpec(half_tensors(inputs | past), half_tensors(outputs | present))

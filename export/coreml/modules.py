@@ -201,10 +201,18 @@ class Head(nn.Module):
         return [piece(x) for piece in self.pieces]
 
 
+class NoHead(nn.Module):
+    """In the place of a head, for a function that must give something."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x as it is."""
+        return [x]
+
+
 class SlotPass(nn.Module):
     """One function of the package: `decode` with a head, `prefill` without; caches as inputs and outputs."""
 
-    def __init__(self, trunk: Trunk, head: Head | None, rotary: bool) -> None:
+    def __init__(self, trunk: Trunk, head: Head | NoHead | None, rotary: bool) -> None:
         """`rotary`: cos and sin come as inputs; learned positions are in the embedding already."""
         super().__init__()
         self.trunk, self.head, self.rotary = trunk, head, rotary
@@ -216,21 +224,20 @@ class SlotPass(nn.Module):
         return (*(self.head(x) if self.head is not None else ()), *caches)
 
 
-class StatefulPass(SlotPass):
-    """The same with caches that Core ML keeps (iOS 18): buffers here, states there."""
+class StatefulPass(nn.Module):
+    """A pass whose caches Core ML keeps (iOS 18): buffers here, states there."""
 
-    def __init__(self, trunk: Trunk, head: Head | None, rotary: bool, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Buffers of `shapes` by name, in the order of the caches."""
-        super().__init__(trunk, head, rotary)
-        self.names = tuple(shapes)
+    def __init__(self, inner: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Buffers of `shapes` by name, in the order of the caches, which come last in and out of `inner`."""
+        super().__init__()
+        self.inner, self.names = inner, tuple(shapes)
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
-    def forward(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        """x, [cos, sin,] bias, write → [logits …], or x where there is no head: a function must give something."""
-        rotary, rest = ((rest[0], rest[1]), rest[2:]) if self.rotary else (None, rest)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `inner` takes and gives, but caches."""
         buffers = [getattr(self, name) for name in self.names]
-        x, caches = self.trunk(x, rotary, rest[0], rest[1], buffers)
-        for buffer, written in zip(buffers, caches, strict=True):
+        made: tuple[Tensor, ...] = self.inner(*inputs, *buffers)
+        for buffer, written in zip(buffers, made[-len(buffers) :], strict=True):
             buffer[:] = written
-        return tuple(self.head(x)) if self.head is not None else (x,)
+        return made[: -len(buffers)]

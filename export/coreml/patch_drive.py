@@ -11,8 +11,7 @@ import numpy as np
 
 from sottovoce.export.coreml.decoder import COMPRESS_POSITIONS, EXTRACT_POSITIONS, START
 from sottovoce.export.coreml.drive import HIDDEN, CoreDriver, Engine, Slots, column, rotary_feeds
-from sottovoce.export.coreml.layout import cache_shapes
-from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT, PatchLayout, aligned
+from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT, PatchLayout
 
 Feed = dict[str, np.ndarray]
 
@@ -37,8 +36,8 @@ class CorePatchDriver(CoreDriver):
         super().restart()
         self._speaker = np.zeros((1, self.layout.config.hidden_size), np.float16)
         self._prefix_tokens = self._heard = 0
-        self._compressor = self._compressor_slots()
-        self._extractor = Slots(self._extractor_shapes())
+        self._compressor = Slots(self._engine, self.layout, COMPRESS)
+        self._extractor = Slots(self._engine, self.layout, EXTRACT)
         self._patch: list[int] = []
         self._told: Feed = {}
 
@@ -66,27 +65,24 @@ class CorePatchDriver(CoreDriver):
         if len(self._patch) < self.layout.patches.patch:
             return self._extract(np.asarray(self._embedding[[token]]))
         if self._generated == 0:  # what is said is a stream of its own, over whatever the clip has left
-            left, self._compressor = self._compressor.caches, self._compressor_slots()
-            self._compressor.caches, self._heard = left, 0
+            self._compressor.held, self._heard = {}, 0
         patch = self._compress(self._patch)
         position = self._prefix_tokens + self._heard - 1
         return self._begin(self._say(patch, position))
 
     def buffers(self) -> list[np.ndarray]:
         """The backbone's, the compressor's, the extractor's."""
-        return [*super().buffers(), *self._compressor.caches.values(), *self._extractor.caches.values()]
+        return [*super().buffers(), *self._compressor.buffers(), *self._extractor.buffers()]
 
     def held(self) -> list[dict[int, int]]:
         """Numbers of places; of tokens in their stream; of tokens that were generated."""
-        nets = [[dict(net.held)] * len(net.caches) for net in (self._compressor, self._extractor)]
+        nets = [[dict(net.held)] * len(net.buffers()) for net in (self._compressor, self._extractor)]
         return [*super().held(), *nets[0], *nets[1]]
 
     def _begin(self, outputs: Feed) -> np.ndarray:
         """Logits of the first token of the patch that the backbone's word `outputs` is about."""
         self._told = {name: outputs[name] for name in self.layout.told()}
-        self._patch, caches = [], self._extractor.caches
-        self._extractor = Slots(self._extractor_shapes())
-        self._extractor.caches = caches  # the last patch's, as garbage
+        self._patch, self._extractor.held = [], {}  # the last patch's keys stay, as garbage
         return self._extract(self._start)
 
     def _extract(self, x: np.ndarray) -> np.ndarray:
@@ -94,10 +90,7 @@ class CorePatchDriver(CoreDriver):
         j = len(self._patch)
         self._extractor.held[j] = self._generated * self.layout.patches.patch + j
         feeds = {"inputs_embeds": column(x), **self._extractor.masks([j], 1), **self._told}
-        feeds |= rotary_feeds(self._extract_rows[[j]]) | self._extractor.caches
-        outputs = self._engine.run(EXTRACT, feeds)
-        self._extractor.keep(outputs)
-        return self._logits(outputs)
+        return self._logits(self._extractor.run(EXTRACT, feeds | rotary_feeds(self._extract_rows[[j]])))
 
     def _compress(self, tokens: list[int]) -> np.ndarray:
         """The next tokens of the stream, k or the last few of a clip → their patch [1, d]; the rest is padding."""
@@ -115,8 +108,7 @@ class CorePatchDriver(CoreDriver):
             feeds |= self._compressor.masks(slots, columns, self.layout.patches.window)
             feeds |= rotary_feeds(self._compress_rows[np.array(numbers)[rows]])
             feeds["patch_bias"] = np.where(np.arange(columns) < count, np.float16(0), HIDDEN)[None, None, None]
-        outputs = self._engine.run(COMPRESS, feeds | self._compressor.caches)
-        self._compressor.keep(outputs)
+        outputs = self._compressor.run(COMPRESS, feeds)
         self._heard += count
         return outputs["patch"].reshape(1, -1)
 
@@ -124,14 +116,3 @@ class CorePatchDriver(CoreDriver):
         """The speaker, where `decode` is told."""
         told = function == "decode" and self.layout.patches.speaker == "pooled"
         return {"speaker": column(self._speaker)} if told else {}
-
-    def _compressor_slots(self) -> Slots:
-        """Of the compressor; none for means alone."""
-        patches = self.layout.patches
-        shape = patches.compressor_layers.tokens(self.layout.config)
-        return Slots(cache_shapes(shape, self.layout.ring) if patches.compressor == "attention" else {})
-
-    def _extractor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the extractor."""
-        patches = self.layout.patches
-        return cache_shapes(patches.extractor_layers.tokens(self.layout.config), aligned(patches.patch))

@@ -1,4 +1,4 @@
-"""What the functions of a patch voice's package take and give; caches of each function are called alike.
+"""What the functions of a patch voice's package take and give; caches of each function are called alike, but states.
 
 compress  the tokens of a patch, their share in the mean, what hides padding; caches of 32 slots or more → the patch
 prefill   as in any voice, of places: a token of text, or a patch
@@ -34,7 +34,7 @@ def aligned(count: int) -> int:
 
 @dataclass(frozen=True)
 class PatchLayout(Layout):
-    """Sizes of a patch voice's package; its caches are inputs and outputs."""
+    """Sizes of a patch voice's package."""
 
     patches: PatchConfig
 
@@ -58,7 +58,24 @@ class PatchLayout(Layout):
         if function == PREFILL:
             return super().io(function)
         inputs, outputs = {DECODE: self._decode, COMPRESS: self._compress, EXTRACT: self._extract}[function]()
-        return IoSpec(half_tensors(inputs), half_tensors(outputs))
+        past, present = self.passed(function)
+        return IoSpec(half_tensors(inputs | past), half_tensors(outputs | present))
+
+    def caches(self, function: str = DECODE, stem: str = "past_key_values") -> dict[str, Shape]:
+        """See `Layout`; the nets have their own, `compress` none where patches are means alone."""
+        patches = self.patches
+        if function == EXTRACT:
+            return cache_shapes(patches.extractor_layers.tokens(self.config), aligned(patches.patch), stem)
+        if function != COMPRESS:
+            return super().caches(function, stem)
+        if patches.compressor == "mean":
+            return {}
+        return cache_shapes(patches.compressor_layers.tokens(self.config), self.ring, stem)
+
+    def states(self, function: str) -> dict[str, Shape]:
+        """See `Layout`: a package has one state of a name, and the nets' have other sizes."""
+        stem = {COMPRESS: "compressor", EXTRACT: "extractor"}.get(function, "past_key_values")
+        return self.caches(function, stem) if self.stateful else {}
 
     def told(self) -> dict[str, Shape]:
         """Keys and values [1,h,m,D] of what each of the extractor's layers is told."""
@@ -67,25 +84,21 @@ class PatchLayout(Layout):
         return dict.fromkeys(names, (1, shape.heads, self.patches.slots, shape.head_dim))
 
     def _decode(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
-        """Inputs and outputs of `decode`."""
+        """Inputs and outputs of `decode` but caches."""
         speaker = {"speaker": (1, self.config.hidden_size, 1, 1)} if self.patches.speaker == "pooled" else {}
-        reads = read_shapes(self.config, 1, self.slots)
-        return reads | speaker | self.caches(), self.told() | self.caches("present")
+        return read_shapes(self.config, 1, self.slots) | speaker, self.told()
 
     def _compress(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
-        """Inputs and outputs of `compress`."""
+        """Inputs and outputs of `compress` but caches."""
         width, columns = self.config.hidden_size, self.columns
         embeds: dict[str, Shape] = {"inputs_embeds": (1, width, 1, columns), "token_share": (1, 1, 1, columns)}
         patch: dict[str, Shape] = {"patch": (1, width, 1, 1)}
         if self.patches.compressor == "mean":
             return embeds, patch
         shape = self.patches.compressor_layers.tokens(self.config)
-        past, present = (cache_shapes(shape, self.ring, stem) for stem in ("past_key_values", "present"))
-        reads = embeds | read_shapes(shape, columns, self.ring)
-        return reads | {"patch_bias": (1, 1, 1, columns)} | past, patch | present
+        return embeds | read_shapes(shape, columns, self.ring) | {"patch_bias": (1, 1, 1, columns)}, patch
 
     def _extract(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
-        """Inputs and outputs of `extract`."""
+        """Inputs and outputs of `extract` but caches."""
         shape, slots = self.patches.extractor_layers.tokens(self.config), aligned(self.patches.patch)
-        past, present = (cache_shapes(shape, slots, stem) for stem in ("past_key_values", "present"))
-        return read_shapes(shape, 1, slots) | self.told() | past, dict(logit_shapes(self.logits)) | present
+        return read_shapes(shape, 1, slots) | self.told(), dict(logit_shapes(self.logits))

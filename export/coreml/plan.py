@@ -92,14 +92,12 @@ def _ranges(voice: Voice, options: AnyOptions) -> Ranges:
 
 
 def _layout(voice: Voice, options: AnyOptions, stateful: bool) -> Layout:
-    """Sizes of the package; OptionError for states in a patch voice."""
+    """Sizes of the package."""
     logits = sum(end - start for start, end in _ranges(voice, options))
     sizes = voice.checkpoint.config, options.prefix + options.window, logits, PREFILL_TOKENS
     if isinstance(options, DecoderOptions):
         return Layout(*sizes, stateful)
-    if stateful:
-        raise OptionError("--stateful knows voices of tokens alone so far: a patch voice has inputs and outputs")
-    return PatchLayout(*sizes, False, voice.patches().config)
+    return PatchLayout(*sizes, stateful, voice.patches().config)
 
 
 def cache_groups(layout: Layout, prefix: int, window: int) -> tuple[CacheGroup, ...]:

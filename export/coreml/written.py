@@ -70,9 +70,10 @@ def load_written(package: Package, decoder: AnyDecoder, head: Tensor) -> Written
 
 
 def _constants(package: Package, function: str) -> dict[str, Tensor]:
-    """Weights of a function by what the module called them, dots as underscores."""
+    """Weights of a function by what the module called them, dots as underscores; one with states is `inner` there."""
     constants = Runner(package, function).constants()
-    return {name.removeprefix("p_").split("_to_fp16")[0]: value for name, value in constants.items()}
+    names = {name: name.removeprefix("p_").removeprefix("inner_").split("_to_fp16")[0] for name in constants}
+    return {names[name]: value for name, value in constants.items()}
 
 
 def _names(decoder: AnyDecoder) -> Iterator[tuple[str, str, str]]:

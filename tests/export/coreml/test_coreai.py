@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from sottovoce.__main__ import main
-from sottovoce.errors import BundleError
+from sottovoce.errors import BundleError, ContractError
 from sottovoce.export.coreml import modules
 from sottovoce.export.coreml.bundle_verify import read_core_parity
 from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.coreai import AIEngine
+from sottovoce.runtime.coreml_contract import check_coreml
 from sottovoce.runtime.manifest import read_manifest
 from sottovoce.runtime.prompt import find_prompt
 from sottovoce.runtime.speak import speak
@@ -101,8 +103,10 @@ def test_what_is_refused(core_voice: Path, tmp_path: Path, options: tuple[str, .
 def test_what_cannot_be_loaded_is_told(asset_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be loaded by Core AI"):
         AIEngine(asset_bundle / "decoder.aimodel", ["no such function"])
-    with pytest.raises(BundleError, match="caches as inputs and outputs"):
-        AIEngine(asset_bundle / "decoder.aimodel", ["decode"], stateful=True)
+    manifest = read_manifest(asset_bundle)
+    assert manifest.coreml is not None
+    with pytest.raises(ContractError, match="caches as inputs and outputs"):
+        check_coreml(replace(manifest, coreml=replace(manifest.coreml, stateful=True)))
     copy = Path(shutil.copytree(asset_bundle, tmp_path / "copy"))
     with (copy / "decoder.aimodel/main.mlirb").open("r+b") as file:
         file.write(b"nothing")

@@ -15,7 +15,7 @@ from sottovoce.errors import ContractError, TextError
 from sottovoce.export import plan
 from sottovoce.export.coreml.bundle_verify import layout_of, open_driver
 from sottovoce.export.coreml.drive import CoreDriver
-from sottovoce.export.coreml.interpreted import open_interpreted
+from sottovoce.export.coreml.interpreted import InterpretedEngine
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.bundle import Bundle, check_files, load_bundle
 from sottovoce.runtime.contract import check_supported, token_ids
@@ -54,7 +54,7 @@ def folder(voice: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path) -> Bundle:
-    return load_bundle(folder, threads=1, open_engine=open_interpreted)
+    return load_bundle(folder, threads=1, open_engine=InterpretedEngine)
 
 
 def test_a_bundle_is_whole(folder: Path) -> None:
@@ -144,12 +144,12 @@ def test_contradictions_are_refused(folder: Path) -> None:
         check_supported(replace(manifest, coreml=replace(manifest.coreml, patch=None)))
     spec = replace(manifest.coreml, patch=replace(manifest.coreml.patch, compress_positions=None))
     with pytest.raises(ContractError, match="contradicts patch"):
-        CoremlDecoder(folder, replace(manifest, coreml=spec), open_interpreted)
+        CoremlDecoder(folder, replace(manifest, coreml=spec), InterpretedEngine)
     for name in ("start", "extract_positions", "compress_positions"):
         other: dict[str, Any] = {name: manifest.coreml.codec_values}
         spec = replace(manifest.coreml, patch=replace(manifest.coreml.patch, **other))
         with pytest.raises(ContractError, match="is needed"):
-            CoremlDecoder(folder, replace(manifest, coreml=spec), open_interpreted)
+            CoremlDecoder(folder, replace(manifest, coreml=spec), InterpretedEngine)
 
 
 def without(io: IoSpec, name: str) -> IoSpec:
@@ -169,7 +169,7 @@ PLANTED: dict[str, Changes] = {
     "past_key_values_2_key is in only one": lambda m, c, p: {"group": {0: {"layers": 3}}},
     "backbone has more layers than inputs": lambda m, c, p: {"group": {0: {"layers": 1 << 24}}},
     "or is not fp16": lambda m, c, p: {"group": {0: {"dtype": "fp32"}}},
-    "stateful in a patch voice": lambda m, c, p: {"coreml": {"stateful": True}},
+    "past_key_values_0_key is in only one": lambda m, c, p: {"coreml": {"stateful": True}},
     "output told_0_key is in only one": lambda m, c, p: {"io": without(m.io, "told_")},
     "other than the head's 49": lambda m, c, p: {"patch": {"extract": without(p.extract, "logits")}},
     "prefill: input attention_bias is in": lambda m, c, p: {
@@ -227,10 +227,22 @@ def test_positions_end(bundle: Bundle) -> None:
         source.step()
 
 
-def test_states_are_refused(voice: Path, tmp_path: Path, capsys: Any) -> None:
-    command = ["export", str(voice), "-o", str(tmp_path / "b"), "--target", "coreml", "--stateful", "--threads", "1"]
-    assert main(command) == 2
-    assert "--stateful knows voices of tokens alone" in capsys.readouterr().err
+def test_a_bundle_whose_caches_are_states(voice: Path, tmp_path: Path) -> None:
+    """`--stateful`, from the command to the runtime's loop: each net has states of its own."""
+    bundle = load_bundle(exported(voice, tmp_path / "b", "--stateful"), threads=1, open_engine=InterpretedEngine)
+    manifest = bundle.manifest
+    assert manifest.coreml is not None
+    assert manifest.coreml.patch is not None
+    assert manifest.cache.bytes == sum(group.nbytes for group in manifest.cache.groups)
+    functions = (manifest.io, manifest.coreml.prefill, manifest.coreml.patch.compress, manifest.coreml.patch.extract)
+    assert not [t for io in functions for t in (*io.inputs, *io.outputs) if t.name.startswith(("past", "present"))]
+    driver = open_driver(bundle.folder, layout_of(manifest, Voice.open(voice)), manifest)
+    source = open_source(bundle, 64)
+    assert isinstance(source, CoremlPatchSource)
+    assert source.nbytes == manifest.cache.bytes
+    for text, clip, count in ((3, 21, 47), (40, 9, 6)):  # the second finds states that the first has left
+        driver.restart()
+        follows_the_driver(source, driver, bundle, random_prefix(bundle, text, clip, text), count)
 
 
 @pytest.mark.parametrize("nets", [{"compressor": "mean"}, {"speaker": "none"}])
@@ -244,7 +256,7 @@ def test_ablations_are_exported_too(nets: dict[str, Any], tmp_path: Path, monkey
     options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
     assert main(["export", str(voice), "-o", str(tmp_path / "b"), *options]) == 0
     manifest = read_manifest(tmp_path / "b")
-    decoder, layout = CoremlDecoder(tmp_path / "b", manifest, open_interpreted), layout_of(manifest, Voice.open(voice))
+    decoder, layout = CoremlDecoder(tmp_path / "b", manifest, InterpretedEngine), layout_of(manifest, Voice.open(voice))
     assert manifest.prompt is not None
     assert manifest.patch is not None
     speaking: Any = SimpleNamespace(prompt=manifest.prompt)

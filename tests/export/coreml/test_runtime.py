@@ -12,7 +12,7 @@ from sottovoce.__main__ import main
 from sottovoce.errors import BundleError, ContractError, OptionError, TextError
 from sottovoce.export.coreml.bundle_verify import layout_of
 from sottovoce.export.coreml.drive import CoreDriver
-from sottovoce.export.coreml.interpreted import open_interpreted
+from sottovoce.export.coreml.interpreted import InterpretedEngine
 from sottovoce.models.codec import Codec
 from sottovoce.models.voice import Voice
 from sottovoce.runtime.apple import opener
@@ -34,7 +34,7 @@ def manifest(core_bundle: Path) -> Manifest:
 
 @pytest.fixture(scope="module")
 def stream(core_bundle: Path, manifest: Manifest) -> CoremlStream:
-    return CoremlStream(CoremlDecoder(core_bundle, manifest, open_interpreted), manifest)
+    return CoremlStream(CoremlDecoder(core_bundle, manifest, InterpretedEngine), manifest)
 
 
 @pytest.mark.parametrize("count", [1, 2, 32, 33, 34, 70])
@@ -76,7 +76,7 @@ def test_lengths_are_checked(stream: CoremlStream) -> None:
 def test_the_codec_takes_any_number_of_codes(core_bundle: Path, core_voice: Path, manifest: Manifest) -> None:
     assert manifest.codec is not None
     assert manifest.coreml is not None
-    session = CoremlCodec(core_bundle, manifest.codec, manifest.coreml, open_interpreted)
+    session = CoremlCodec(core_bundle, manifest.codec, manifest.coreml, InterpretedEngine)
     codec = Codec.load(core_voice / "codec")
     codes = np.random.default_rng(0).integers(0, 48, (1, 70))
     wanted = codec.decode(torch.tensor(codes), codec.init_states(1))[0].detach().numpy()
@@ -93,11 +93,11 @@ def test_the_codec_takes_any_number_of_codes(core_bundle: Path, core_voice: Path
 
 def test_contradictions_are_refused(core_bundle: Path, manifest: Manifest) -> None:
     with pytest.raises(ContractError, match="other sizes"):
-        CoremlDecoder(core_bundle, replace(manifest, max_position=10_000), open_interpreted)
+        CoremlDecoder(core_bundle, replace(manifest, max_position=10_000), InterpretedEngine)
     assert manifest.coreml is not None
     assert manifest.codec is not None
     with pytest.raises(ContractError, match="a codec function of one code"):
-        CoremlCodec(core_bundle, manifest.codec, replace(manifest.coreml, codec_codes=(32,)), open_interpreted)
+        CoremlCodec(core_bundle, manifest.codec, replace(manifest.coreml, codec_codes=(32,)), InterpretedEngine)
 
 
 def test_numbers_that_make_no_sense_are_refused(manifest: Manifest) -> None:
@@ -115,12 +115,12 @@ def test_apple_is_on_macos_alone(core_bundle: Path, manifest: Manifest, monkeypa
     with pytest.raises(BundleError, match="runs on macOS"):
         CoremlDecoder(core_bundle, manifest, opener())
     with pytest.raises(OptionError, match="compute unit 'NPU'"):
-        opener("NPU")(core_bundle, ("decode",), False)
+        opener("NPU")(core_bundle, ("decode",))
 
 
 def test_a_bundle_speaks_through_any_engine(core_bundle: Path) -> None:
     """`say` on macOS takes this way, with Apple's engine; chunks and lengths are those of any bundle."""
-    bundle = load_bundle(core_bundle, threads=1, open_engine=open_interpreted)
+    bundle = load_bundle(core_bundle, threads=1, open_engine=InterpretedEngine)
     speech = speak(bundle, "abc de.", find_prompt(bundle, "ada"), seed=3)
     samples, stats = speech.whole(), speech.stats()
     said = [code for sentence in stats.sentences for code in sentence.codes]
@@ -143,7 +143,7 @@ def test_a_bundle_whose_caches_are_states(tmp_path: Path) -> None:
     options = ("--decoder-only", "--prefix", "20", "--window", "12", "--head-ids", "0:49", "--weights", "fp16")
     command = ["export", str(tmp_path / "bare"), "-o", str(tmp_path / "b"), "--target", "coreml", "--stateful"]
     assert main([*command, *options, "--threads", "1"]) == 0
-    bundle = load_bundle(tmp_path / "b", threads=1, open_engine=open_interpreted)
+    bundle = load_bundle(tmp_path / "b", threads=1, open_engine=InterpretedEngine)
     manifest = bundle.manifest
     assert manifest.coreml is not None
     assert (manifest.coreml.stateful, manifest.cache.aliased) == (True, True)

@@ -24,10 +24,10 @@ def engine_voice(folder: Path, family: str = "qwen2", **section: Any) -> Path:
     return tiny.save_voice(folder, family, SIZES, **section)
 
 
-def exported(voice: Path, target: Path) -> Path:
-    """The fp16 bundle `target` of a voice; tracing the ONNX codec is not what these tests are about."""
+def exported(voice: Path, target: Path, *more: str) -> Path:
+    """The fp16 bundle `target` of a voice, `more` asked for; tracing the ONNX codec is not what these tests are about."""
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], []))
-    options = ["--target", "coreml", "--weights", "fp16", "--threads", "1"]
+    options = ["--target", "coreml", "--weights", "fp16", "--threads", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "codec_graphs", lambda *_: {"codec_encoder.onnx": graph})
         assert main(["export", str(voice), "-o", str(target), *options]) == 0
