@@ -25,7 +25,7 @@ def engine_voice(folder: Path, family: str = "qwen2", **section: Any) -> Path:
 
 
 def exported(voice: Path, target: Path, *more: str) -> Path:
-    """The fp16 bundle `target` of a voice, `more` asked for; tracing the ONNX codec is not what these tests are about."""
+    """The fp16 bundle `target` of a voice, `more` asked for; tracing the ONNX codec is not what they test."""
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "encoder", [], []))
     options = ["--target", "coreml", "--weights", "fp16", "--threads", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
