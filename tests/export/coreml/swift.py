@@ -13,6 +13,12 @@ VARIABLE = "SOTTOVOCE_SWIFT"
 SWIFT = "usr/libexec/swift/bin/swift"
 
 
+def require_swift() -> None:
+    """Skip where there is none."""
+    if not shutil.which("swift"):
+        _system()
+
+
 def run_swift(package: Path, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """`swift ARGUMENTS` in the folder `package`, which the toolchain sees where it lies; skips where there is none."""
     if shutil.which("swift"):

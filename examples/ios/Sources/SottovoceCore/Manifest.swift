@@ -23,7 +23,7 @@ public struct Manifest: Codable {
         public var tokens: [Int] { ids.flatMap { Array($0[0]..<$0[1]) } }
     }
     public struct Prompt: Codable {
-        public let code_offset: Int
+        public let code_offset, code_count: Int
         public let stop: [Int]
     }
     public struct Sampling: Codable {
@@ -42,12 +42,22 @@ public struct Manifest: Codable {
         public let sample_rate, hop, delay, flush_codes, flush_code: Int
         public let states: [State]
     }
+    public struct Patch: Codable {
+        public let size, speaker: Int
+        public let window: Int?
+    }
+    public struct PatchFunctions: Codable {
+        public let compress, extract: IO
+        public let start, extract_positions: String
+        public let compress_positions: String?
+    }
     public struct CoreML: Codable {
         public let prefill_tokens: Int
         public let stateful, rotary: Bool
         public let embedding, positions: String
         public let codec_values: String?
         public let codec_codes: [Int]
+        public let patch: PatchFunctions?
     }
 
     public let schema: Int
@@ -58,15 +68,15 @@ public struct Manifest: Codable {
     public let prompt: Prompt?
     public let sampling: Sampling?
     public let codec: Codec?
+    public let patch: Patch?
     public let coreml: CoreML
 
     /// Reads `manifest.json` in `folder`; refuses another schema or another way of writing caches.
     public init(folder: URL) throws {
         let data = try Data(contentsOf: folder.appendingPathComponent("manifest.json"))
         self = try JSONDecoder().decode(Manifest.self, from: data)
-        guard schema == 3, cache.write == "inplace", cache.groups.count == 1 else {
-            throw BundleError.unsupported(
-                "schema \(schema), caches written \(cache.write), \(cache.groups.count) groups of them (3, inplace, 1)")
+        guard schema == 3, cache.write == "inplace" else {
+            throw BundleError.unsupported("schema \(schema), caches written \(cache.write) (3, inplace)")
         }
     }
 }

@@ -28,4 +28,12 @@ public struct Slots {
         generated += 1
         return slot
     }
+
+    /// What one column is told that fills `slot`: which slots it may see, and the one that it writes.
+    func masks(writing slot: Int) -> [String: Tensor] {
+        [
+            "attention_bias": Tensor(rows: 1, visible.count) { _, other in visible[other] ? 0 : hidden },
+            "cache_write": Tensor(rows: 1, visible.count) { _, other in other == slot ? 1 : 0 },
+        ]
+    }
 }

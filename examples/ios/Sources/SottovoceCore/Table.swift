@@ -1,6 +1,6 @@
 import Foundation
 
-/// A table of the host: an `.npy` file of little-endian half precision, mapped, its rows as raw halves.
+/// A table of the host: an `.npy` file of little-endian half precision, mapped.
 public struct Table {
     public let shape: [Int]
     public let rowCount: Int
@@ -27,9 +27,11 @@ public struct Table {
         }
     }
 
-    /// The bits of row `index`, `rowCount` halves.
-    public func row(_ index: Int) -> [UInt16] {
+    /// Row `index`, `rowCount` numbers.
+    public func row(_ index: Int) -> [Float16] {
         let first = start + 2 * rowCount * index
-        return (0..<rowCount).map { UInt16(data[first + 2 * $0]) | UInt16(data[first + 2 * $0 + 1]) << 8 }
+        return (0..<rowCount).map {
+            Float16(bitPattern: UInt16(data[first + 2 * $0]) | UInt16(data[first + 2 * $0 + 1]) << 8)
+        }
     }
 }

@@ -3,7 +3,7 @@ import XCTest
 
 @testable import SottovoceCore
 
-/// Beside what Python wrote of a bundle: `expected.json` and `bundle/` in the folder that SOTTOVOCE_EXPECTED names.
+/// Beside what Python wrote of a bundle: `expected.json` and `tokens/bundle/` in the folder that SOTTOVOCE_EXPECTED names.
 final class BundleTests: XCTestCase {
     struct Case: Decodable {
         let sampling: Manifest.Sampling
@@ -26,7 +26,7 @@ final class BundleTests: XCTestCase {
         }
         let folder = URL(fileURLWithPath: path)
         let data = try Data(contentsOf: folder.appendingPathComponent("expected.json"))
-        return (folder.appendingPathComponent("bundle"), try JSONDecoder().decode(Expected.self, from: data))
+        return (folder.appendingPathComponent("tokens/bundle"), try JSONDecoder().decode(Expected.self, from: data))
     }
 
     func testTheManifestAndItsTables() throws {
@@ -36,7 +36,7 @@ final class BundleTests: XCTestCase {
         XCTAssertEqual(manifest.cache.groups[0].slots, expected.slots)
         let table = try Table(bundle.appendingPathComponent(manifest.coreml.embedding))
         XCTAssertEqual(table.shape[0], expected.rows)
-        XCTAssertEqual(table.row(expected.rows - 1), expected.lastRow)
+        XCTAssertEqual(table.row(expected.rows - 1).map(\.bitPattern), expected.lastRow)
         XCTAssertNoThrow(try Table(bundle.appendingPathComponent(manifest.coreml.positions)))
     }
 
