@@ -113,7 +113,9 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
         ),
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
-            "weights", _certain(loaded_bytes(manifest)), "the engine copies or packs the files of the graphs it opens"
+            "weights",
+            _certain(loaded_bytes(manifest) + sum_bytes(manifest)),
+            "the engine copies or packs the files of the graphs it opens, a sum with each block",
         ),
         Term("mapped", mapped(manifest), "pages of files that stay mapped: the embedding's, and scales"),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
@@ -177,6 +179,11 @@ def scale_bytes(manifest: Manifest) -> float:
     """Bytes of the float32 scales among the decoder's weights: one for each block."""
     bits, block = {"int8": 8, "int4": 4}.get(manifest.weights.layers), manifest.weights.block_size
     return 4 / (bits * block / 8 + 4) * decoder_bytes(manifest) if bits and block else 0.0
+
+
+def sum_bytes(manifest: Manifest) -> float:
+    """Bytes of the sums that ONNX Runtime packs with blocks: one for each, float32 like its scale."""
+    return scale_bytes(manifest) if manifest.coreml is None else 0.0
 
 
 def cache(manifest: Manifest) -> Range:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sottovoce.__main__ import main
-from sottovoce.devices.fit import loaded_bytes, memory_terms, predict, step_bytes
+from sottovoce.devices.fit import decoder_bytes, loaded_bytes, memory_terms, predict, step_bytes
 from sottovoce.devices.profile import profile_bundle
 from sottovoce.devices.table import find_device, read_devices
 from sottovoce.errors import OptionError
@@ -53,6 +53,10 @@ def test_larger_weights_and_caches_are_larger(manifest: Manifest) -> None:
     grown = replace(manifest, files={**manifest.files, "decoder.onnx.data": weights["decoder.onnx.data"]})
     before, after = (sum(t.size.expected for t in memory_terms(m)) for m in (manifest, grown))
     assert after - before > 1e8
+    blocks = replace(manifest, weights=replace(manifest.weights, layers="int4", block_size=32))
+    packed = {term.name: term.size.expected for term in memory_terms(blocks)}["weights"]
+    sums = decoder_bytes(blocks) * 4 / 20  # of a block: 16 bytes, and a scale; the engine adds a sum as large
+    assert packed == pytest.approx(loaded_bytes(blocks) + sums)
     wide = replace(manifest, cache=replace(manifest.cache, bytes=10**9))
     assert sum(t.size.high for t in memory_terms(wide)) > 1e9
     encoder = manifest.codec and manifest.codec.encoder
