@@ -3,7 +3,7 @@
 A tied head reads its rows out of the embedding, whatever the format.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,9 @@ from onnx import TensorProto
 
 from sottovoce.export.quantize import quantize, quantized_shapes
 from sottovoce.export.weights import CONTRIB, EMBEDDING, Nodes, Ranges, Source
+
+HEAD_ROWS = 2048
+"""Rows of a quantized head in one product: while the engine packs a matrix, it holds it twice."""
 
 Rounding = Callable[[tuple[str, ...], np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 """Names of linear modules, their stacked weights [N, K], block and bits → what `quantize` returns."""
@@ -113,7 +116,7 @@ class QuantizedMatrices:
         return nodes.add("GatherBlockQuantized", inputs, name, CONTRIB, **attributes)
 
     def head(self, nodes: Nodes, x: str, ranges: Ranges) -> list[str]:
-        """MatMulNBits, one per range where they are the embedding's own bytes."""
+        """MatMulNBits; where they are the embedding's own bytes one per range, of HEAD_ROWS at most."""
         width = nodes.source.config.hidden_size
         if not nodes.source.config.tied_head:
             shape = (sum(end - start for start, end in ranges), width)
@@ -122,7 +125,7 @@ class QuantizedMatrices:
             )
             return [self._matmul(nodes, x, "lm_head.weight", shape, "")]
         outputs = []
-        for start, end in ranges:
+        for start, end in _pieces(ranges):
             name, shape = f"lm_head.{start}.weight", (end - start, width)
             packed, scales = quantized_shapes(*shape, self.block, self.bits)
             nodes.file.share(name, EMBEDDING, (start, end), packed)
@@ -156,6 +159,13 @@ class QuantizedMatrices:
         inputs = [x, name, f"{name}.scales", "", "", bias] if bias else [x, name, f"{name}.scales"]
         sizes = {"N": shape[0], "K": shape[1], "bits": self.bits, "block_size": self.block, "accuracy_level": 4}
         return nodes.add("MatMulNBits", inputs, name.removesuffix("weight") + "out", CONTRIB, **sizes)
+
+
+def _pieces(ranges: Ranges) -> Iterator[tuple[int, int]]:
+    """`ranges` in pieces of HEAD_ROWS at most."""
+    for start, end in ranges:
+        for first in range(start, end, HEAD_ROWS):
+            yield first, min(first + HEAD_ROWS, end)
 
 
 def _rows(source: Source, ranges: Ranges) -> np.ndarray:

@@ -1,10 +1,7 @@
 """The seam to ONNX Runtime: how a graph is opened, and the few methods the runtime needs of an open one."""
 
-import contextlib
-import ctypes
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -14,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sottovoce.errors import BundleError, ContractError, OptionError
+from sottovoce.runtime.memory import give_back
 
 SPIN_US: Final = 100
 """How long an idle thread looks for work: waking one up takes a seventh of a step of small products."""
@@ -166,15 +164,8 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise BundleError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from None
-    give_back()
+    give_back(path.parent)
     return Graph(path, session)
-
-
-def give_back() -> None:
-    """Give memory that was freed back to the system: glibc keeps what parsing and packing a graph took, 5–15 MB."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # other C libraries have no such call
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_onnxruntime(minimum: str) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from sottovoce.export import cache_scales, parity
+from sottovoce.export import cache_scales, matrices, parity
 from sottovoce.export.cache_scales import random_utterances
-from sottovoce.export.decoder import DecoderOptions, DecoderParts, export_decoder
+from sottovoce.export.decoder import DATA, GRAPH, DecoderOptions, DecoderParts, export_decoder
 from sottovoce.export.drive import Driver
 from sottovoce.export.head import ids_of
 from sottovoce.export.parity import Case, check_decoder, divergence, random_cases
@@ -48,6 +49,24 @@ def test_graph_equals_torch(tmp_path: Path, name: str, weights: str, window: int
         assert report.greedy_identical
     else:
         assert check_written(decoder, tmp_path, parts).failures == ()
+
+
+def test_a_long_head_in_pieces_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the embedding's own bytes, however many products read them."""
+    said, sizes = [], []
+    for rows in (2048, 20):
+        monkeypatch.setattr(matrices, "HEAD_ROWS", rows)
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        _, parts = export(folder, "qwen2_tied", "int8")
+        nodes = [node.name for node in onnx.load(folder / GRAPH, load_external_data=False).graph.node]
+        pieces = sum(name.startswith("lm_head.") and name.endswith(".out") for name in nodes)
+        assert pieces == {2048: 3, 20: 2 + 1 + 2}[rows]
+        driver = Driver(folder / GRAPH, parts.cache.groups[0], 1)
+        said.append([driver.prefill([*range(5)]), *(driver.step(token) for token in range(3))])
+        sizes.append(parts.sizes[DATA])
+    np.testing.assert_array_equal(*said)
+    assert sizes[0] == sizes[1]
 
 
 @pytest.mark.parametrize("name", ["qwen3_head_dim", "gpt2_own_head"])

@@ -1,6 +1,7 @@
 """What the runtime holds of the system's memory: caches no more than was written, and nothing that loading freed."""
 
 import ctypes
+import mmap
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from sottovoce.devices.memory import read_mappings
 from sottovoce.runtime.cache import fresh_zeros
-from sottovoce.runtime.session import give_back
+from sottovoce.runtime.memory import give_back
 
 MEGABYTE = 1 << 20
 
@@ -54,6 +55,27 @@ def test_freed_memory_goes_back() -> None:
     for block in blocks[:-1]:  # the last keeps the allocator from shrinking its heap
         libc.free(block)
     before = held()
-    give_back()
+    give_back(Path("/nowhere"))
     assert before - held() > 30 * MEGABYTE
     libc.free(blocks[-1])
+
+
+@linux
+def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path) -> None:
+    """As the engine maps weights: privately, to be written to."""
+    size, maps = 4 * MEGABYTE, []
+    for name in ("read", "written"):
+        (tmp_path / name).write_bytes(b"\1" * size)
+        with (tmp_path / name).open("r+b") as file:
+            maps.append(mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+    read, written = maps
+    written[5] = 2
+    assert sum(read[:: mmap.PAGESIZE]) == sum(written[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
+    before = read_mappings(tmp_path)
+    give_back(tmp_path)
+    after = read_mappings(tmp_path)
+    assert before
+    assert after
+    assert before.bundle - after.bundle == size
+    assert written[5] == 2
+    assert sum(read[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE  # and come again
