@@ -26,9 +26,6 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.folders import kept_folder
-from sottovoce.devices.memory import read_memory
-from sottovoce.runtime.bundle import load_bundle
-from sottovoce.runtime.decode import Stream
 from sottovoce.runtime.manifest import WeightFormat
 
 PREFIX, WINDOW = 256, 128
@@ -82,19 +79,6 @@ def make_bundles(setting: Setting, folder: Path) -> dict[str, int]:
     return sizes
 
 
-def turn(folder: Path, threads: int, steps: int) -> dict[str, float]:
-    """In this process: seconds to hash and to open, median seconds of a step once all buffers are warm, peak bytes."""
-    bundle = load_bundle(folder, threads)
-    stream = Stream(bundle)
-    stream.prefill(range(PREFIX // 2))
-    times = []
-    for step in range(steps + 5):
-        start = time.perf_counter()
-        stream.step(step)
-        times.append(time.perf_counter() - start)
-    return {**bundle.load_seconds, "step": statistics.median(times[5:]), "peak": read_memory().peak}
-
-
 def sweep(threads: int, tries: int = 10) -> float:
     """Bytes/s of reading memory once through with `threads` threads, the median of `tries`."""
     parts = np.array_split(np.ones(SWEPT // 8), threads)
@@ -109,8 +93,8 @@ def sweep(threads: int, tries: int = 10) -> float:
 
 def in_own_process(folder: Path, setting: Setting) -> dict[str, float]:
     """One turn's figures."""
-    command = [sys.executable, "-m", "benchmarks.quantized", "--turn", str(folder)]
-    command += ["--threads", str(setting.threads), "--steps", str(setting.steps)]
+    sizes = setting.threads, PREFIX // 2, setting.steps
+    command = [sys.executable, "-m", "benchmarks.quantized_turn", str(folder), *map(str, sizes)]
     environment = {**os.environ, **(setting.environment or {})}
     made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     figures: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
@@ -160,18 +144,14 @@ def gates(found: dict[str, dict[str, float]], sizes: dict[str, int]) -> list[tup
 
 
 def main(argv: Sequence[str] | None = None, config: dict[str, Any] | None = None) -> int:
-    """One turn, or the whole of it."""
+    """Make bundles, measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turn", type=Path, help="time the bundle in this folder alone and print JSON")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every format, 0 only makes them (default: 5)")
     parser.add_argument("--steps", type=int, default=60, help="steps timed in a turn (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep the bundles here")
     parser.add_argument("--huge", action="store_true", help="with huge pages")
     args = parser.parse_args(argv)
-    if args.turn:
-        print(json.dumps(turn(args.turn, args.threads, args.steps)))
-        return 0
     from benchmarks.shape05b import CONFIG
 
     setting = Setting(config or CONFIG, args.threads, args.rounds, args.steps, HUGE if args.huge else None)

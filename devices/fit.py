@@ -23,7 +23,7 @@ RUNTIME: Final = {"interpreter": 27.3e6, "libraries": 41.0e6, "graphs": 2.7e6, "
 """Bytes that do not depend on the bundle's size."""
 
 ARENA: Final = 5.0e6
-"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 48 tokens."""
+"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 40 tokens."""
 
 RECLAIMABLE: Final = 0.5
 """Share of mapped files that a system under pressure may do without before it slows down noticeably: a rule."""
@@ -119,7 +119,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
         ),
         Term("mapped", mapped(manifest), "pages of files that stay mapped: the embedding's, and scales"),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
-        Term("arena", _certain(ARENA), "activations of prefills of 48 tokens and of the codec"),
+        Term("arena", _certain(ARENA), "activations of prefills of 40 tokens and of the codec"),
     )
 
 

@@ -65,7 +65,7 @@ def test_a_long_head_in_pieces_says_the_same(tmp_path: Path, monkeypatch: pytest
         driver = Driver(folder / GRAPH, parts.cache.groups[0], 1)
         said.append([driver.prefill([*range(5)]), *(driver.step(token) for token in range(3))])
         sizes.append(parts.sizes[DATA])
-    np.testing.assert_array_equal(*said)
+    np.testing.assert_array_equal(said[0], said[1])
     assert sizes[0] == sizes[1]
 
 
