@@ -117,7 +117,11 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             _certain(loaded_bytes(manifest) + sum_bytes(manifest)),
             "the engine copies or packs the files of the graphs it opens, a sum with each block",
         ),
-        Term("mapped", mapped(manifest), "pages of files that stay mapped: the embedding's, and scales"),
+        Term(
+            "mapped",
+            mapped(manifest),
+            "read where it lies: rows of the embedding, and scales while a graph is opened",
+        ),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
         Term("arena", _certain(ARENA), "activations of prefills of 40 tokens and of the codec"),
     )
@@ -164,15 +168,16 @@ def _bytes_in(manifest: Manifest, folder: str) -> int:
 
 
 def mapped(manifest: Manifest) -> Range:
-    """Resident pages of the weight file itself: the embedding's, and scales, which the engine reads where they lie.
+    """Resident pages of the weight file itself: rows of the embedding; with Core ML those of the host's tables.
 
-    With Core ML those of the host's tables.
+    While a graph is opened, scales are resident too. They go back before caches and activations come, and count where
+    they are more than those.
     """
     if manifest.coreml is not None:
         tables = sum(entry.size for name, entry in manifest.files.items() if name.endswith(".npy"))
         return Range(0, tables, tables)
     size, scales = decoder_bytes(manifest), scale_bytes(manifest)
-    return Range(0, min(0.6 * size, 6e6) + scales, min(size, 12e6) + scales)
+    return Range(0, max(min(0.5 * size, 6e6), scales - cache(manifest).expected - ARENA), min(size, 12e6) + scales)
 
 
 def scale_bytes(manifest: Manifest) -> float:
