@@ -19,10 +19,10 @@ Verdict = Literal["fits", "tight", "does not fit", "does not run"]
 APPLE: Final = ("iOS", "macOS")
 """Systems that have Core ML."""
 
-RUNTIME: Final = {"interpreter": 27.3e6, "libraries": 41.0e6, "graphs": 2.7e6, "text": 3.4e6}
+RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "text": 1.5e6}
 """Bytes that do not depend on the bundle's size."""
 
-ARENA: Final = 5.0e6
+ARENA: Final = 4.2e6
 """Bytes that are used of the engine's arenas, decoder and codec, after prefills of 40 tokens."""
 
 RECLAIMABLE: Final = 0.5
@@ -104,7 +104,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
     if known := [report.terms for report in reports if report.terms]:
         runtime = {name: statistics.median(getattr(terms, name) for terms in known) for name in RUNTIME}
         reason = "median of the reports given"
-    libraries = runtime["libraries"]
+    libraries, sums = runtime["libraries"], sum_bytes(manifest)
     size = Range(least * RECLAIMABLE * libraries, libraries, libraries)
     return (
         *(
@@ -114,8 +114,9 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
         Term("libraries", size, f"{reason}; pages of files can be read again, at the price of time"),
         Term(
             "weights",
-            _certain(loaded_bytes(manifest) + sum_bytes(manifest)),
-            "the engine copies or packs the files of the graphs it opens, a sum with each block",
+            _certain(loaded_bytes(manifest) + sums),
+            "the engine copies or packs the files of the graphs it opens"
+            + (", with a sum for each block" if sums else ""),
         ),
         Term(
             "mapped",

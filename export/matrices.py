@@ -13,7 +13,7 @@ from sottovoce.export.quantize import quantize, quantized_shapes
 from sottovoce.export.weights import CONTRIB, EMBEDDING, Nodes, Ranges, Source
 
 HEAD_ROWS = 2048
-"""Rows of a quantized head in one product: while the engine packs a matrix, it holds it twice."""
+"""Rows of a tied, quantized head in one product: while the engine packs a matrix, it holds it twice."""
 
 Rounding = Callable[[tuple[str, ...], np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 """Names of linear modules, their stacked weights [N, K], block and bits → what `quantize` returns."""

@@ -17,7 +17,7 @@ LENGTHS: Final = ("seqlens_k", "total_sequence_length")
 """Inputs that tell the fused op where it writes: the last slot in use, and how many are."""
 
 PREFILL_CHUNK: Final = 40
-"""Prefix tokens run at once unless told otherwise: it bounds activations; longer chunks are a few per cent faster."""
+"""Prefix tokens run at once unless told otherwise: it bounds the activations."""
 
 
 class Stream:

@@ -44,17 +44,18 @@ class Slots:
         """Those that `layout` says, [1, H, D, S] each: inputs and outputs, or states of `engine`."""
         random, states = np.random.default_rng(0), layout.states(function)
         shapes = states or layout.caches(function)
-        self._engine, self._stateful = engine, bool(states)
+        self._engine, self._stateful, self.names = engine, bool(states), tuple(shapes)
         self._caches = {name: (GARBAGE * random.standard_normal(s)).astype(np.float16) for name, s in shapes.items()}
         if states:
             engine.fill(self._caches)
+            self._caches = {}  # they are the engine's now
         self.count = next((shape[-1] for shape in shapes.values()), 0)
         self.held: dict[int, int] = {}
 
     def buffers(self) -> list[np.ndarray]:
         """The caches in order, wherever they are kept."""
         held = self._engine.states() if self._stateful else self._caches
-        return [held[name] for name in self._caches]
+        return [held[name] for name in self.names]
 
     def run(self, function: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of one run, after which what it wrote is the next one's past."""
@@ -123,7 +124,7 @@ class CoreDriver:
 
     def held(self) -> list[dict[int, int]]:
         """Of each of them: slot → number of what lies there, all of the prefix first."""
-        return [dict(self._slots.held)] * len(self.layout.caches())
+        return [dict(self._slots.held)] * len(self._slots.names)
 
     def _feed(self, x: np.ndarray, positions: Sequence[int]) -> dict[str, np.ndarray]:
         """Read what a prefix is made of, x [p, d] → outputs of the last one, which goes through decode, the others T at

@@ -76,7 +76,7 @@ class CorePatchDriver(CoreDriver):
 
     def held(self) -> list[dict[int, int]]:
         """Numbers of places; of tokens in their stream; of tokens that were generated."""
-        nets = [[dict(net.held)] * len(net.buffers()) for net in (self._compressor, self._extractor)]
+        nets = [[dict(net.held)] * len(net.names) for net in (self._compressor, self._extractor)]
         return [*super().held(), *nets[0], *nets[1]]
 
     def _begin(self, outputs: Feed) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from sottovoce.devices.memory import read_mappings
 from sottovoce.runtime.cache import fresh_zeros
-from sottovoce.runtime.memory import give_back
+from sottovoce.runtime.memory import give_back, untouched
 
 MEGABYTE = 1 << 20
 
@@ -64,7 +64,7 @@ def test_freed_memory_goes_back() -> None:
 def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path) -> None:
     """As the engine maps weights: privately, to be written to."""
     size, maps = 4 * MEGABYTE, []
-    for name in ("read", "written"):
+    for name in ("read.data", "written.data"):
         (tmp_path / name).write_bytes(b"\1" * size)
         with (tmp_path / name).open("r+b") as file:
             maps.append(mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
@@ -79,3 +79,24 @@ def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path) -> None:
     assert before.bundle - after.bundle == size
     assert written[5] == 2
     assert sum(read[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE  # and come again
+
+
+def test_what_was_written_to_is_known_wherever_it_lies() -> None:
+    """As /proc/self/smaps tells: in memory, swapped out, of another file, of a folder further down."""
+
+    def mapping(place: int, path: str, anonymous: int, swap: int) -> str:
+        head = f"{place:x}000-{place + 1:x}000 rw-p 00000000 08:01 123    {path}"
+        return f"{head}\nRss: 4 kB\nAnonymous: {anonymous} kB\nKSM: 0 kB\nSwap: {swap} kB\nSwapPss: 0 kB\n"
+
+    text = "".join(
+        (
+            mapping(1, "/b/decoder.onnx.data", 0, 0),
+            mapping(2, "/b/decoder.onnx.data", 4, 0),
+            mapping(3, "/b/decoder.onnx.data", 0, 4),
+            mapping(4, "/b/.venv/lib.so", 0, 0),
+            mapping(5, "/b/c/decoder.onnx.data", 0, 0),
+            mapping(6, "", 0, 0),
+            mapping(7, "/b/prefill.onnx.data", 0, 0),
+        )
+    )
+    assert list(untouched(text, Path("/b"))) == [(0x1000, 0x1000), (0x7000, 0x1000)]

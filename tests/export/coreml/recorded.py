@@ -42,41 +42,62 @@ class Recording:
 
 
 class Recorder:
-    """The interpreter, overheard."""
+    """The interpreter, overheard; states are told apart by their function and the order in which they were made."""
 
     def __init__(self, path: Path, functions: Sequence[str], recording: Recording) -> None:
-        self._engine, self._recording = InterpretedEngine(path, functions), recording
+        self._engine, self._recording, self._states = InterpretedEngine(path, functions), recording, 0
 
     def make_state(self, function: str) -> Any:
-        return function, self._engine.make_state(function)
+        self._states += 1
+        return f"{function} {self._states}", self._engine.make_state(function)
 
     def predict(self, function: str, feeds: Mapping[str, np.ndarray], state: Any) -> dict[str, np.ndarray]:
-        owner, states = state or (None, None)
+        name, states = state or (None, None)
         asked = {name: self._recording.piece(array) for name, array in feeds.items()}
         outputs = self._engine.predict(function, feeds, states)
         said = {name: self._recording.piece(array) for name, array in outputs.items()}
-        self._recording.calls.append({"function": function, "state": owner, "feeds": asked, "outputs": said})
+        self._recording.calls.append({"function": function, "state": name, "feeds": asked, "outputs": said})
         return outputs
 
 
-def record(bundle: Path, folder: Path, utterance: Utterance) -> None:
-    """Say `utterance` by `bundle` and write what was said and asked into `folder`, beside a copy of the bundle's host
-    files."""
+def record(bundle: Path, folder: Path, prefix: tuple[int, ...], length: int) -> bool:
+    """Say three utterances by one stream of `bundle`: `length` tokens, up to a stop, and nine; write what was said and
+    asked into `folder`, beside a copy of the bundle's host files. Whether a stop was drawn."""
     decoder, codec = Recording(), Recording()
 
     def opened(path: Path, functions: Sequence[str]) -> Recorder:
         return Recorder(path, functions, codec if path.name.startswith("codec") else decoder)
 
     voice = load_bundle(bundle, threads=1, open_engine=opened)
-    tokens = list(Generation(open_source(voice, 64), utterance))
-    codes = [token - voice.voice.prompt.code_offset for token in tokens]
-    samples = CodecStream(voice.voice).finish(codes)
+    sampling, source = voice.voice.sampling, open_source(voice, 64)
+    utterances = (
+        Utterance(prefix, sampling, 7, length, length),
+        Utterance(prefix[:-3], sampling, _stopping(bundle, prefix[:-3], length), 0, length),
+        Utterance(prefix, sampling, 8, 9, 9),
+    )
     folder.mkdir(parents=True)
     shutil.copytree(bundle, folder / "bundle", ignore=shutil.ignore_patterns("*.mlpackage", "*.onnx"))
-    said = {
-        "prefix": utterance.prefix, "codes": codes, "seed": utterance.seed, "samples": samples.tolist(),
-        "maxTokens": utterance.max_tokens, "minTokens": utterance.min_tokens,
-    }  # fmt: skip
+    said, stopped = [], False
+    for utterance in utterances:
+        generation = Generation(source, utterance)
+        codes = [token - voice.voice.prompt.code_offset for token in generation]
+        samples, stopped = CodecStream(voice.voice).finish(codes), stopped or generation.stopped == "stop token"
+        said.append({
+            "prefix": utterance.prefix, "codes": codes, "seed": utterance.seed, "samples": samples.tolist(),
+            "maxTokens": utterance.max_tokens, "minTokens": utterance.min_tokens,
+        })  # fmt: skip
     (folder / "said.json").write_text(json.dumps(said))
     decoder.write(folder, "decoder")
     codec.write(folder, "codec")
+    return stopped
+
+
+def _stopping(bundle: Path, prefix: tuple[int, ...], length: int) -> int:
+    """A seed with which a stop is drawn behind some tokens and before `length`, if there is one among the first."""
+    voice = load_bundle(bundle, threads=1, open_engine=InterpretedEngine)
+    source = open_source(voice, 64)
+    for seed in range(9):
+        generation = Generation(source, Utterance(prefix, voice.voice.sampling, seed, 0, length))
+        if len(list(generation)) > 1 and generation.stopped == "stop token":
+            return seed
+    return 0

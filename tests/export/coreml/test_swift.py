@@ -9,7 +9,6 @@ import pytest
 
 from sottovoce.runtime.manifest import SamplingSpec, read_manifest
 from sottovoce.runtime.sampling import Sampler
-from sottovoce.runtime.utterance import Utterance
 from tests import tiny
 from tests.export.coreml.recorded import record
 from tests.export.coreml.swift import require_swift, run_swift
@@ -50,8 +49,10 @@ def toolchain() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundles(toolchain: None, core_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of tokens, of patches of four, of these with states, and of patches that are means alone."""
+def bundles(
+    toolchain: None, core_voice: Path, core_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Of tokens, with states and with learned positions; of patches of four, with states, and means alone."""
     folder = tmp_path_factory.mktemp("swift-bundles")
 
     def patched(name: str, nets: dict[str, str], *more: str) -> Path:
@@ -59,8 +60,12 @@ def bundles(toolchain: None, core_bundle: Path, tmp_path_factory: pytest.TempPat
         voice = tiny.save_patch_voice(folder / f"{name}-voice", 4, sizes, nets, 0.08, prefix=100, window=4)
         return exported(voice, folder / name, *more)
 
+    sizes = {"n_embd": 64, "n_head": 2, "n_layer": 1, "n_positions": 512, "n_inner": 96}
+    learned = tiny.save_voice(folder / "learned-voice", "gpt2", sizes, prefix=100, window=12)
     return {
         "tokens": core_bundle,
+        "token-states": exported(core_voice, folder / "token-states", "--stateful"),
+        "learned": exported(learned, folder / "learned"),
         "patches": patched("patches", {}),
         "states": patched("states", {}, "--stateful"),
         "means": patched("means", {"compressor": "mean", "speaker": "none"}),
@@ -72,14 +77,15 @@ def package(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """A copy of the example with bundles and what Swift is to find beside them."""
     folder = tmp_path_factory.mktemp("swift") / "ios"
     shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns(".build"))
+    stopped = {}
     for name, bundle in bundles.items():
-        manifest = read_manifest(bundle)
-        prompt, sampling = manifest.prompt, manifest.sampling
+        prompt = read_manifest(bundle).prompt
         assert prompt
-        assert sampling
         clip = tuple(range(prompt.code_offset, prompt.code_offset + 21))  # its last patch is not whole
         # Past the compressor's ring of 32; long enough for two runs of `prefill`; into the middle of a patch.
-        record(bundle, folder / name, Utterance((*WORDS * 4, *clip, WORDS[0]), sampling, 7, 45, 45))
+        stopped[name] = record(bundle, folder / name, (*WORDS * 4, *clip, WORDS[0]), 45)
+    assert any(stopped[name] for name in ("tokens", "token-states", "learned"))
+    assert any(stopped[name] for name in ("patches", "states", "means"))
     manifest = read_manifest(bundles["tokens"])
     assert manifest.coreml
     table = np.load(bundles["tokens"] / manifest.coreml.embedding)

@@ -78,6 +78,10 @@ public struct Manifest: Codable {
         guard schema == 3, cache.write == "inplace" else {
             throw BundleError.unsupported("schema \(schema), caches written \(cache.write) (3, inplace)")
         }
+        let groups = patch.map { $0.window == nil ? 2 : 3 } ?? 1
+        guard cache.groups.count == groups, (patch == nil) == (coreml.patch == nil) else {
+            throw BundleError.damaged("\(cache.groups.count) groups of caches")
+        }
     }
 }
 

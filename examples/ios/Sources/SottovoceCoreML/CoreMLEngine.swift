@@ -26,6 +26,7 @@ public final class CoreMLEngine: Engine {
     }
 
     public func tensor(_ value: MLMultiArray) throws -> Tensor {
+        guard value.dataType == .float16 else { throw BundleError.damaged("an output is not of half precision") }
         let shape = value.shape.map(\.intValue), strides = value.strides.map(\.intValue)
         let values: [Float16] = value.withUnsafeBytes { bytes in
             let halves = bytes.bindMemory(to: Float16.self)
@@ -37,8 +38,8 @@ public final class CoreMLEngine: Engine {
     public func makeState(_ function: String) throws -> MLState { try model(function).makeState() }
 
     public func predict(_ function: String, _ feeds: [String: MLMultiArray], _ state: MLState?) throws -> [String: MLMultiArray] {
-        let features = try MLDictionaryFeatureProvider(dictionary: feeds), model = try model(function)
-        let made = try state.map { try model.prediction(from: features, using: $0) } ?? model.prediction(from: features)
+        let features = try MLDictionaryFeatureProvider(dictionary: feeds), opened = try model(function)
+        let made = try state.map { try opened.prediction(from: features, using: $0) } ?? opened.prediction(from: features)
         return made.featureNames.reduce(into: [:]) { $0[$1] = made.featureValue(for: $1)?.multiArrayValue }
     }
 
