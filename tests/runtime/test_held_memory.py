@@ -61,8 +61,9 @@ def test_freed_memory_goes_back() -> None:
 
 
 @linux
-def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path) -> None:
-    """As the engine maps weights: privately, to be written to."""
+def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the engine maps weights: privately, to be written to. Beside other threads, which another test may have left,
+    all stay."""
     size, maps = 4 * MEGABYTE, []
     for name in ("read.data", "written.data"):
         (tmp_path / name).write_bytes(b"\1" * size)
@@ -71,12 +72,15 @@ def test_pages_of_files_go_back_but_those_written_to(tmp_path: Path) -> None:
     read, written = maps
     written[5] = 2
     assert sum(read[:: mmap.PAGESIZE]) == sum(written[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
-    before = read_mappings(tmp_path)
-    give_back(tmp_path)
-    after = read_mappings(tmp_path)
-    assert before
-    assert after
-    assert before.bundle - after.bundle == size
+    held = []
+    for threads in (2, 1):
+        monkeypatch.setattr("threading.active_count", lambda threads=threads: threads)
+        give_back(tmp_path)
+        found = read_mappings(tmp_path)
+        assert found
+        held.append(found.bundle)
+    assert held[0] >= 2 * size - mmap.PAGESIZE
+    assert held[0] - held[1] == size
     assert written[5] == 2
     assert sum(read[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE  # and come again
 
