@@ -18,8 +18,8 @@ from onnx.numpy_helper import from_array
 LAYER: Final = ((896, 1152), (1152, 896), (896, 9728), (9728, 896))
 """K and N of the products."""
 
-APART: Final = {1152: (896, 128, 128), 9728: (4864, 4864)}
-"""Products that are fused, by N, and the parts that they are made of."""
+APART: Final = {"QKV": (896, 128, 128), "gate and up": (4864, 4864)}
+"""Products that are fused, and the N of those that they are made of."""
 
 SIZE: Final = 256 << 20
 """Bytes of weights, about."""
@@ -95,9 +95,9 @@ def qdq(chain: Chain, x: str, k: int, n: int, *, bits: int, block: int | None) -
     return chain.node("MatMul", [x, whole])
 
 
-def apart(product: Product, chain: Chain, x: str, k: int, n: int) -> str:
-    """Fused products as those that they were fused from."""
-    parts = [product(chain, x, k, part) for part in APART.get(n, (n,))]
+def apart(product: Product, fused: str, chain: Chain, x: str, k: int, n: int) -> str:
+    """The product that is called `fused` as those that it was fused from, others as they are."""
+    parts = [product(chain, x, k, part) for part in (APART[fused] if sum(APART[fused]) == n else (n,))]
     return parts[0] if len(parts) == 1 else chain.node("Concat", parts, axis=1)
 
 
@@ -133,8 +133,13 @@ GRAPHS: Final[dict[str, Product]] = {
     "MatMulNBits, int8, block 128, level 0": partial(blocks, bits=8, block=128, level=0),
     "MatMulNBits, int4, block 128, level 0": partial(blocks, bits=4, block=128, level=0),
     "MatMulNBits, int4, block 128, zero points": partial(blocks, bits=4, block=128, zeros=True),
-    "MatMulNBits, int8, block 128, not fused": partial(apart, partial(blocks, bits=8, block=128)),
-    "MatMulNBits, int4, block 128, not fused": partial(apart, partial(blocks, bits=4, block=128)),
+    **{
+        f"MatMulNBits, int{bits}, block 128, {fused} apart": partial(
+            apart, partial(blocks, bits=bits, block=128), fused
+        )
+        for fused in APART
+        for bits in (8, 4)
+    },
     "DynamicQuantizeMatMul, int8 per channel": dynamic,
     "QDQ, int8, block 128": partial(qdq, bits=8, block=128),
     "QDQ, int4, block 128": partial(qdq, bits=4, block=128),

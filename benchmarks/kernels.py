@@ -9,7 +9,6 @@ and of the system follow for the two best kernels. No gate: this is what `benchm
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.folders import kept_folder
-from benchmarks.quantized import HUGE, sweep
+from benchmarks.quantized import small_pages, sweep
 from sottovoce.runtime.session import open_session
 
 BEST: Final = ("MatMulNBits, int8, block 128", "MatMulNBits, int4, block 128")
@@ -33,12 +32,12 @@ SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Row:
-    """A `graph` by its name, entries of the session's configuration, and variables of the environment."""
+    """A `graph` by its name, entries of the session's configuration, and what is called `before` in its process."""
 
     graph: str
     label: str = ""
     entries: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
+    before: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +49,7 @@ def rows(graphs: Sequence[str], threads: int) -> list[Row]:
     """Every graph as `open_session` opens it, then other settings for the best."""
     made = [Row(name) for name in graphs]
     for name in BEST:
-        made.append(Row(name, "huge pages", environment=HUGE))
+        made.append(Row(name, "small pages", before=small_pages))
         if threads > 1:
             made.append(Row(name, "threads that sleep at once", SLEEP))
             places = ";".join(str(n) for n in range(2, threads + 1))  # of all threads but the first, the caller's
@@ -81,8 +80,7 @@ def in_own_process(folder: Path, number: int, threads: int, row: Row) -> float:
     """One turn's figure; NaN where the engine refuses."""
     command = [sys.executable, "-m", "benchmarks.kernels", "--turn", str(folder / f"{number}.onnx")]
     command += ["--threads", str(threads), "--entries", json.dumps(row.entries)]
-    environment = {**os.environ, **row.environment}
-    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=row.before)
     return float(made.stdout) if made.returncode == 0 else float("nan")
 
 

@@ -1,23 +1,23 @@
 """Every weight format beside the others in a Qwen2-0.5B shape: step time, bytes/s, peak memory and load time, one run.
 
-    python -m benchmarks.quantized [--threads N] [--rounds 5] [--folder KEPT] [--huge]
+    python -m benchmarks.quantized [--threads N] [--rounds 5] [--folder KEPT] [--small-pages]
 
 Formats take turns, each turn in a process of its own that runs a bundle as `sottovoce say` does, so that noise falls on
 all of them and memory is nobody else's. Bytes/s are the weight file's bytes over the median step, as a share of a
-read-only sweep over memory with the same threads. `--huge` gives the processes huge pages (Linux, glibc 2.35 or later),
-`--folder` keeps the bundles for the next time. Gates: every quantized format is faster than fp32, int8 reaches 85 % of
+read-only sweep over memory with the same threads. `--small-pages` denies the processes huge ones (Linux), `--folder`
+keeps the bundles for the next time. Gates: every quantized format is faster than fp32, int8 reaches 85 % of
 the sweep, int4 70 %; int4 takes 90 MB beyond its weights on disk at most, and 0.7 s to load; exit status 1 where one is
 missed.
 """
 
 import argparse
+import ctypes
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,20 +41,22 @@ SHARES: Final = {"int8": 0.85, "int4": 0.70}
 BEYOND, LOAD = 90e6, 0.7
 """Gates of int4, the best block's: peak beyond the weights on disk, bytes; seconds to load, hashes included."""
 
-HUGE: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+THP_DISABLE: Final = 41
+"""Linux's PR_SET_THP_DISABLE."""
+
 SWEPT: Final = 256 << 20
 """Bytes of the sweep, more than a core's own caches hold."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """HF `config`, `threads`, `rounds` of turns and `steps` timed in each, and what the `environment` is given."""
+    """HF `config`, `threads`, `rounds` of turns and `steps` timed in each; `before` is called in each process."""
 
     config: dict[str, object]
     threads: int = 1
     rounds: int = 5
     steps: int = 60
-    environment: dict[str, str] | None = None
+    before: Callable[[], None] | None = None
 
 
 def make_bundles(setting: Setting, folder: Path) -> dict[str, int]:
@@ -91,12 +93,16 @@ def sweep(threads: int, tries: int = 10) -> float:
     return SWEPT / statistics.median(seconds)
 
 
+def small_pages() -> None:
+    """Have the system give this process, and what it becomes, no huge pages."""
+    ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0)
+
+
 def in_own_process(folder: Path, setting: Setting) -> dict[str, float]:
     """One turn's figures."""
     sizes = setting.threads, PREFIX // 2, setting.steps
     command = [sys.executable, "-m", "benchmarks.quantized_turn", str(folder), *map(str, sizes)]
-    environment = {**os.environ, **(setting.environment or {})}
-    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=setting.before)
     figures: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
     return figures
 
@@ -150,11 +156,12 @@ def main(argv: Sequence[str] | None = None, config: dict[str, Any] | None = None
     parser.add_argument("--rounds", type=int, default=5, help="turns of every format, 0 only makes them (default: 5)")
     parser.add_argument("--steps", type=int, default=60, help="steps timed in a turn (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep the bundles here")
-    parser.add_argument("--huge", action="store_true", help="with huge pages")
+    parser.add_argument("--small-pages", action="store_true", help="without huge pages")
     args = parser.parse_args(argv)
     from benchmarks.shape05b import CONFIG
 
-    setting = Setting(config or CONFIG, args.threads, args.rounds, args.steps, HUGE if args.huge else None)
+    before = small_pages if args.small_pages else None
+    setting = Setting(config or CONFIG, args.threads, args.rounds, args.steps, before)
     with kept_folder(args.folder) as folder:
         sizes = make_bundles(setting, folder)
         return 0 if not args.rounds or report(measure(setting, folder), sizes) else 1

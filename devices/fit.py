@@ -23,7 +23,7 @@ RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "
 """Bytes that do not depend on the bundle's size."""
 
 ARENA: Final = 4.2e6
-"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 40 tokens."""
+"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 32 tokens."""
 
 RECLAIMABLE: Final = 0.5
 """Share of mapped files that a system under pressure may do without before it slows down noticeably: a rule."""
@@ -124,7 +124,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             "read where it lies: rows of the embedding, and scales while a graph is opened",
         ),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
-        Term("arena", _certain(ARENA), "activations of prefills of 40 tokens and of the codec"),
+        Term("arena", _certain(ARENA), "activations of prefills of 32 tokens and of the codec"),
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sottovoce.errors import BundleError, ContractError, OptionError
 from sottovoce.runtime.memory import give_back
+from sottovoce.runtime.pages import gather
 
 SPIN_US: Final = 100
 """How long an idle thread looks for work: waking one up takes a seventh of a step of small products."""
@@ -165,6 +166,7 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise BundleError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from None
     give_back(path.parent)
+    gather()
     return Graph(path, session)
 
 

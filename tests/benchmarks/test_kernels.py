@@ -11,7 +11,7 @@ from benchmarks.kernels import BEST, main, rows
 def small(monkeypatch) -> None:
     """Two products of 128 and 256, one layer."""
     monkeypatch.setattr(graphs, "LAYER", ((128, 256), (256, 128)))
-    monkeypatch.setattr(graphs, "APART", {256: (128, 128)})
+    monkeypatch.setattr(graphs, "APART", dict.fromkeys(graphs.APART, (128, 128)))
     monkeypatch.setattr(graphs, "SIZE", 1)
     monkeypatch.setattr(graphs, "CACHED", 1)
 

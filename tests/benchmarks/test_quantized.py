@@ -12,7 +12,7 @@ def test_every_format_takes_its_turn(capsys, monkeypatch, tmp_path) -> None:
     assert main(["--rounds", "0", "--folder", str(tmp_path)], config) == 0
     assert not capsys.readouterr().out
     made = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))]
-    assert main(["--rounds", "1", "--steps", "3", "--huge", "--folder", str(tmp_path)], config) in (0, 1)
+    assert main(["--rounds", "1", "--steps", "3", "--small-pages", "--folder", str(tmp_path)], config) in (0, 1)
     said = capsys.readouterr().out
     assert said.count("| fp32 |") == said.count("| int4, block 32 |") == 1
     assert made == [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))]

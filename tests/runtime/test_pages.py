@@ -1,0 +1,84 @@
+"""Huge pages: gathered of what is in memory, by those who may, and no longer than they were given."""
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sottovoce.runtime import pages
+from sottovoce.runtime.pages import full, gather, huge_page
+
+HUGE = huge_page()
+PAGES = 24
+
+linux = pytest.mark.skipif(not HUGE, reason="this system gives nobody huge pages")
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    """As much as PAGES huge pages, nothing of it written to."""
+    with mmap.mmap(-1, PAGES * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as made:
+        yield made
+
+
+def place(memory: mmap.mmap) -> int:
+    """Address of the first huge page that lies wholly within."""
+    view = ctypes.c_char.from_buffer(memory)
+    return -(-ctypes.addressof(view) // HUGE) * HUGE
+
+
+def within(memory: mmap.mmap) -> list[int]:
+    """Numbers of the huge pages of `memory` that could be gathered, in runs of no more than RUN."""
+    first, found = place(memory), []
+    for start, length in full(HUGE):
+        assert length <= pages.RUN * HUGE
+        found += [(start - first) // HUGE + n for n in range(length // HUGE)]
+    return [number for number in found if 0 <= number < PAGES - 1]
+
+
+def write(memory: mmap.mmap, but: int) -> None:
+    """A byte into every page but one, which lies in the huge page of that number."""
+    view = (ctypes.c_char * 0).from_buffer(memory)
+    offset = place(memory) - ctypes.addressof(view)
+    del view
+    for start in range(offset, offset + (PAGES - 1) * HUGE, mmap.PAGESIZE):
+        if start != offset + but * HUGE + 3 * mmap.PAGESIZE:
+            memory[start] = 1
+
+
+def rolled_up(field: str) -> int:
+    """Bytes of this process, of one kind."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    return int(lines[field].split()[0]) * 1024
+
+
+@linux
+def test_pages_are_gathered_that_are_in_memory_whole(memory: mmap.mmap) -> None:
+    assert within(memory) == []
+    write(memory, but=9)
+    assert within(memory) == [n for n in range(PAGES - 1) if n != 9]
+    before = rolled_up("AnonHugePages"), rolled_up("Rss")
+    if not gather(60):
+        pytest.skip("this kernel gathers no pages")
+    assert rolled_up("AnonHugePages") - before[0] >= (PAGES - 4) * HUGE
+    assert abs(rolled_up("Rss") - before[1]) < HUGE  # none came into memory for it
+
+
+@linux
+def test_no_longer_than_was_given(memory: mmap.mmap) -> None:
+    write(memory, but=9)
+    assert gather(0) == 0
+
+
+@pytest.mark.parametrize("said", ["always madvise [never]\n", None])
+def test_nobody_gathers_where_the_system_forbids_it(
+    said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said:
+        (tmp_path / "enabled").write_text(said)
+        (tmp_path / "hpage_pmd_size").write_text("2097152\n")
+    monkeypatch.setattr(pages, "SYSTEM", tmp_path)
+    assert huge_page() == 0
+    assert gather() == 0
