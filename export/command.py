@@ -10,7 +10,7 @@ from rich.console import Console
 from sottovoce.errors import OptionError
 from sottovoce.export.assemble import Progress, export_bundle
 from sottovoce.export.plan import Ranges, Request, Window, plan_export
-from sottovoce.export.quantize import BLOCK_SIZES
+from sottovoce.export.quantize import BLOCK_SIZES, PER_CHANNEL
 from sottovoce.export.show import show_parity, show_plan, show_warnings
 from sottovoce.export.weight_recipe import FORMATS, WeightRecipe, read_weight_recipe
 from sottovoce.models.voice import Voice
@@ -38,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = "format of the weights (default: int8, coreai's fp16); fp16 is no faster for onnx; palette4 is for coreml"
     add("--weights", choices=(*FORMATS, "palette4"), help=weights)
     block = (
-        "weights that share a scale (default: the largest that fits); smaller ones lose less, larger ones are faster"
+        "weights that share a scale (default: the largest that fits); smaller ones lose less, larger ones are faster; "
+        "0: one scale for each output channel, int8 of --flavour portable"
     )
-    add("--block", type=int, choices=BLOCK_SIZES, help=block)
+    add("--block", type=int, choices=(*BLOCK_SIZES, PER_CHANNEL), help=block)
     add("--head", choices=FORMATS, help="format of head and embedding (default: as --weights, int8 for int4)")
     calibrate = "round the layers for what the voice says (GPTQ) instead of to the nearest step"
     add("--calibrate", action="store_true", default=None, help=calibrate)

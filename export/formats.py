@@ -6,7 +6,7 @@ import numpy as np
 
 from sottovoce.errors import OptionError
 from sottovoce.export.matrices import FloatMatrices, Matrices, QuantizedMatrices, Rounding, nearest
-from sottovoce.export.quantize import block_size_for
+from sottovoce.export.quantize import PER_CHANNEL, block_size_for
 from sottovoce.export.weight_recipe import BITS, WeightRecipe, recipe_of
 from sottovoce.export.weights import Nodes, Ranges, Source
 from sottovoce.models.config import DecoderConfig
@@ -63,6 +63,10 @@ class FormatWeights:
         """The writer of a settled format."""
         if spec.block is None:
             return FloatMatrices(np.float16 if spec.format == "fp16" else np.float32)
+        if spec.block == PER_CHANNEL:
+            raise OptionError(
+                "block 0, one scale for each output channel, needs --flavour portable: here a block is fused"
+            )
         return QuantizedMatrices(BITS[spec.format], spec.block, self._rounding)
 
 

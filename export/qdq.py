@@ -1,4 +1,4 @@
-"""Quantized matrices in standard operators: DequantizeLinear over blocks, then MatMul (QDQ form, opset 21).
+"""Quantized matrices in standard operators: DequantizeLinear over blocks or channels, then MatMul (QDQ form, opset 21).
 
 Matrices lie as [K,N] with blocks along K, as engines that have a fused kernel for the pair look for it. ONNX Runtime
 makes one MatMulNBits of both: 4 bits from 1.21 on, 8 bits in 1.31; where it does not, the matrix is made float32 in
@@ -8,6 +8,7 @@ every step, which is slow. Values and scales are those of `quantize.py`. Letters
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -15,7 +16,7 @@ from onnx import TensorProto
 from sottovoce.errors import OptionError
 from sottovoce.export.formats import FormatWeights
 from sottovoce.export.matrices import FloatMatrices, Matrices, Rounding, nearest
-from sottovoce.export.quantize import quantize, unpack
+from sottovoce.export.quantize import PER_CHANNEL, quantize, unpack
 from sottovoce.export.weight_recipe import BITS, WeightRecipe, recipe_of
 from sottovoce.export.weights import EMBEDDING, Nodes, Ranges
 from sottovoce.models.config import DecoderConfig
@@ -42,7 +43,7 @@ class PortableWeights(FormatWeights):
         """The writer of a settled format."""
         if spec.block is None:
             return FloatMatrices(np.float16 if spec.format == "fp16" else np.float32)
-        if self._hidden % spec.block:
+        if spec.block != PER_CHANNEL and self._hidden % spec.block:
             raise OptionError(f"block {spec.block} does not divide {self._hidden}, as --flavour portable needs it to")
         return QdqMatrices(BITS[spec.format], spec.block, self._rounding)
 
@@ -55,7 +56,10 @@ def portable_weights_for(
 
 
 class QdqMatrices:
-    """Integers in blocks of K that share a scale; a tied head has bytes of its own, since it lies on its side."""
+    """Integers in blocks of K, or of a whole channel, that share a scale.
+
+    A tied head has bytes of its own, since it lies on its side.
+    """
 
     def __init__(self, bits: int, block: int, rounding: Rounding = nearest) -> None:
         """`rounding` is the linear modules'; tables are rounded to the nearest."""
@@ -65,23 +69,25 @@ class QdqMatrices:
         """DequantizeLinear, MatMul, and Add where there is a bias."""
         names, source = [f"{module}.weight" for module in modules], nodes.source
         shape = source.matrix_shape(*names)
-        self._store(nodes, names[-1], shape, lambda: self.rounding(modules, source.read(*names), self.block, self.bits))
+        block = self._block(shape[1])
+        self._store(nodes, names[-1], shape, lambda: self.rounding(modules, source.read(*names), block, self.bits))
         out, bias = self._product(nodes, x, names[-1]), nodes.bias(modules)
         return nodes.add("Add", [out, bias], f"{modules[-1]}.out") if bias else out
 
     def embedding(self, nodes: Nodes, ids: str, name: str) -> str:
         """Rows of bytes and of their scales; only the rows that are read become floats."""
         rows, width = nodes.source.shapes[EMBEDDING]
-        blocks = width // self.block
+        block = self._block(width)
+        blocks = width // block
 
         def load() -> list[np.ndarray]:
-            packed, scales = quantize(nodes.source.read(EMBEDDING), self.block, 8)
+            packed, scales = quantize(nodes.source.read(EMBEDDING), block, 8)
             return [_signed(packed.reshape(rows, width), 8), scales]
 
         if EMBEDDING not in nodes.file:
             shapes = {EMBEDDING: (np.int8, (rows, width)), f"{EMBEDDING}.scales": (np.float32, (rows, blocks))}
             nodes.file.add(shapes, load)  # type: ignore[arg-type]
-            nodes.integers("embedding.blocks", [0, 0, blocks, self.block])
+            nodes.integers("embedding.blocks", [0, 0, blocks, block])
             nodes.integers("embedding.rows", [0, 0, width])
             nodes.integers("embedding.last", [-1])
         steps = nodes.add("Gather", [EMBEDDING, ids], f"{name}.bytes")
@@ -98,29 +104,36 @@ class QdqMatrices:
 
         def make() -> Values:
             rows = nodes.source.read(name)
-            return quantize(np.concatenate([rows[start:end] for start, end in ranges]), self.block, self.bits)
+            kept = np.concatenate([rows[start:end] for start, end in ranges])
+            return quantize(kept, self._block(shape[1]), self.bits)
 
         self._store(nodes, "lm_head.weight", shape, make)
         return [self._product(nodes, x, "lm_head.weight")]
 
     def _store(self, nodes: Nodes, name: str, shape: tuple[int, int], make: Callable[[], Values]) -> None:
-        """Reserve `name` [K,N] and `name.scales` [K/block,N] for what `make` returns of a matrix [N,K]."""
+        """Reserve `name` [K,N] and `name.scales` [K/block,N] or [N] for what `make` returns of a matrix [N,K]."""
         rows, columns = shape
+        factors = (rows,) if self.block == PER_CHANNEL else (columns // self.block, rows)
 
         def load() -> list[np.ndarray]:
             packed, scales = make()
             values = unpack(packed, self.bits).reshape(rows, -1)[:, :columns]
-            return [_signed(values.T, self.bits), np.ascontiguousarray(scales.T)]
+            return [_signed(values.T, self.bits), np.ascontiguousarray(scales.T).reshape(factors)]
 
         kind = (np.int8, (columns, rows)) if self.bits == 8 else (np.uint8, (columns * rows // 2,))
-        nodes.file.add({name: kind, f"{name}.scales": (np.float32, (columns // self.block, rows))}, load)
+        nodes.file.add({name: kind, f"{name}.scales": (np.float32, factors)}, load)
         if self.bits == 4:
             nodes.file.retype(name, TensorProto.INT4, (columns, rows))
+
+    def _block(self, columns: int) -> int:
+        """Weights that share a scale in rows of `columns`."""
+        return columns if self.block == PER_CHANNEL else self.block
 
     def _product(self, nodes: Nodes, x: str, name: str) -> str:
         """x [..,K] times the quantized matrix `name`."""
         module, inputs = name.removesuffix(".weight"), [name, f"{name}.scales"]
-        floats = nodes.add("DequantizeLinear", inputs, f"{module}.floats", axis=0, block_size=self.block)
+        along: dict[str, Any] = {"axis": 1} if self.block == PER_CHANNEL else {"axis": 0, "block_size": self.block}
+        floats = nodes.add("DequantizeLinear", inputs, f"{module}.floats", **along)
         return nodes.add("MatMul", [x, floats], f"{module}.matmul")
 
 

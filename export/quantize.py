@@ -11,6 +11,9 @@ from sottovoce.errors import OptionError
 BLOCK_SIZES = (128, 64, 32, 16)
 """What the engine's kernels accept, best first: larger blocks are faster and smaller."""
 
+PER_CHANNEL = 0
+"""In a block's place: one scale for a whole row, an output channel. ONNX's `block_size` says it so too."""
+
 _ROWS = 4096
 
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sottovoce.errors import BundleError, OptionError
-from sottovoce.export.quantize import BLOCK_SIZES
+from sottovoce.export.quantize import BLOCK_SIZES, PER_CHANNEL
 from sottovoce.runtime.manifest import MatrixSpec, WeightFormat, WeightOverride
 from sottovoce.runtime.parse import parse
 
@@ -23,8 +23,9 @@ class WeightRecipe:
     """Formats of all matrices.
 
     `weights` and `block` are the layers'; `head` and `head_block` those of head and embedding, which share their bytes
-    where the voice ties them. None leaves a choice to `matrix` and `table`. `overrides` go by module name, the last
-    that matches counts. `calibrate` rounds the layers for the voice's own speech (GPTQ), not to the nearest step.
+    where the voice ties them; a block of 0 is a whole row. None leaves a choice to `matrix` and `table`. `overrides` go
+    by module name, the last that matches counts. `calibrate` rounds the layers for the voice's own speech (GPTQ), not
+    to the nearest step.
     """
 
     weights: WeightFormat = "int8"
@@ -45,9 +46,13 @@ class WeightRecipe:
 
     @property
     def table(self) -> MatrixSpec:
-        """Format of head and embedding: the layers', but int8 over int4, where a table costs most of what is lost."""
+        """Format of head and embedding: the layers', but int8 over int4, where a table costs most of what is lost.
+
+        Whoever asks for whole rows has an engine that knows no blocks.
+        """
         name = self.head or ("int8" if self.weights == "int4" else self.weights)
-        return MatrixSpec(name, self.head_block)
+        rows = self.block == PER_CHANNEL and name == "int8" and self.head_block is None
+        return MatrixSpec(name, PER_CHANNEL if rows else self.head_block)
 
     def matrix(self, modules: Sequence[str]) -> MatrixSpec:
         """Format of the linear `modules`, which are one product; OptionError where overrides tell them apart."""
@@ -89,5 +94,7 @@ def _check(name: WeightFormat, block: int | None) -> None:
         raise OptionError(f"weights {name} cannot be written by this version: {', '.join(FORMATS)}")
     if name not in BITS and block is not None:
         raise OptionError(f"block {block} goes with int8 and int4: {name} has no blocks")
-    if block is not None and block not in BLOCK_SIZES:
+    if block == PER_CHANNEL and name != "int8":
+        raise OptionError(f"block 0, one scale for each output channel, goes with int8: {name} would lose too much")
+    if block is not None and block not in (*BLOCK_SIZES, PER_CHANNEL):
         raise OptionError(f"block {block}: the engine knows {', '.join(map(str, BLOCK_SIZES))}")

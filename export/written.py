@@ -76,6 +76,7 @@ class WrittenWeights:
     def _signed_rows(self, name: str, start: int, stop: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """As `rows` of a matrix in standard operators: value · scale; all but the embedding lie on their side."""
         steps, scales = self._steps(name), self._array(name + SCALES)
+        scales = scales.reshape(-1, steps.shape[-1]) if name != EMBEDDING else scales  # [N]: one for each channel
         steps, scales = (x[start:stop] if name == EMBEDDING else x[:, start:stop].T for x in (steps, scales))
         block = self._blocks.get(name, columns // scales.shape[1])
         spread = np.repeat(scales, block, axis=1)[:, :columns]

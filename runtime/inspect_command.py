@@ -52,10 +52,15 @@ def decoder_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 def weights_text(spec: WeightSpec) -> str:
     """Formats with their blocks, in a line."""
-    layers, head = (f" in blocks of {block}" if block else "" for block in (spec.block_size, spec.head_block))
+    layers, head = (_blocks(block) for block in (spec.block_size, spec.head_block))
     rounding = " by GPTQ" if spec.rounding == "gptq" else ""
     rest = f", {len(spec.overrides)} exceptions" if spec.overrides else ""
     return f"{spec.layers}{layers}{rounding}{rest}; head {spec.head}, embedding {spec.embedding}{head}"
+
+
+def _blocks(size: int | None) -> str:
+    """What shares a scale."""
+    return " per channel" if size == 0 else f" in blocks of {size}" if size else ""
 
 
 def prompt_rows(prompt: PromptSpec) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ class IoSpec:
 
 @dataclass(frozen=True)
 class MatrixSpec:
-    """How a matrix is stored: its format, and how many weights of a row share a scale where it is quantized."""
+    """How a matrix is stored: its format and, where quantized, how many weights of a row share a scale (0: all)."""
 
     format: WeightFormat
     block: int | None = None
@@ -129,7 +129,7 @@ class WeightOverride:
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """How weights are stored: formats of layers, head and embedding; block sizes where quantized.
+    """How weights are stored: formats of layers, head and embedding; block sizes where quantized, 0 for whole rows.
 
     `block_size` is the layers', `head_block` that of head and embedding. The last of `overrides` whose pattern matches
     a module's name counts. `rounding`: to the nearest step, or so that the product over the voice's own speech changes

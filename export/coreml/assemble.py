@@ -27,6 +27,7 @@ from sottovoce.export.coreml.patch_layout import COMPRESS, EXTRACT, PatchLayout
 from sottovoce.export.coreml.plan import ENCODER, CorePlan, CoreRequest, load_decoder, plan_coreml
 from sottovoce.export.head import ids_of
 from sottovoce.export.patch_graph import PatchOptions
+from sottovoce.export.quantize import PER_CHANNEL
 from sottovoce.export.verify import PARITY
 from sottovoce.models.codec import Codec, codec_spec
 from sottovoce.models.patch.checkpoint import net_shapes
@@ -109,7 +110,7 @@ def _write(voice: Voice, plan: CorePlan, request: CoreRequest, stage: Path, prog
 def _manifest(voice: Voice, plan: CorePlan, request: CoreRequest, codec: CodecSpec | None) -> Manifest:
     """The manifest of an export that has not been verified."""
     spec, layout = voice.spec, plan.layout
-    block = BLOCK if request.weights == "int4" else None
+    block = {"int4": BLOCK, "int8": PER_CHANNEL}.get(request.weights)
     return Manifest(
         schema=SCHEMA,
         files={},

@@ -3,6 +3,8 @@
     python drive_openvino.py BUNDLE TOKENS.json OUT.npy
 
 TOKENS.json: {"prefix": [...], "tokens": [...]}; OUT: logits [tokens + 1, V'] after the prefix and after each token.
+Activations stay float32, so that nothing but the graph is compared: OpenVINO would round them to int8 where weights have
+a scale per channel.
 """
 
 import json
@@ -17,7 +19,8 @@ def main() -> None:
     bundle, fed, out = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
     (group,) = json.loads((bundle / "manifest.json").read_text())["cache"]["groups"]
     core = openvino.Core()
-    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    config = {**exact, "INFERENCE_NUM_THREADS": 1}
     prefill, decode = (core.compile_model(bundle / f"{name}.onnx", "CPU", config) for name in ("prefill", "decode"))
     width, slots, names = group["prefix"], group["prefix"] + group["window"], []
     for layer in range(group["layers"]):

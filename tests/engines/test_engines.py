@@ -83,6 +83,7 @@ def say(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         ("fp32", "fp16", 0.02),
         ("fp32", "int8", 0.05),
         ("int8", "fp32", 1e-4),
+        ("int8 --block 0", "fp32", 1e-4),
         ("int4", "int8", 0.15),
     ],
 )
@@ -91,7 +92,7 @@ def test_it_says_what_torch_says(
     tmp_path: Path, engine: str, script: str, weights: str, cache: str, tolerance: float
 ) -> None:
     python = interpreter(engine)
-    bundle = export(tmp_path, "--weights", weights, "--cache", cache)
+    bundle = export(tmp_path, "--weights", *weights.split(), "--cache", cache)
     wanted = expected(bundle)
     assert np.abs(said(python, script, bundle) - wanted).max() <= tolerance * wanted.std()
 

@@ -17,6 +17,8 @@ from sottovoce.export.decoder import DATA, DecoderOptions, DecoderParts, export_
 from sottovoce.export.head import ids_of
 from sottovoce.export.parity import check_decoder
 from sottovoce.export.portable_drive import PortableDriver
+from sottovoce.export.quantize import PER_CHANNEL, quantize
+from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
 from sottovoce.runtime.bundle import load_bundle
@@ -30,7 +32,7 @@ GRAPHS = ("decode.onnx", "prefill.onnx")
 
 
 def export(
-    folder: Path, name: str, weights: str = "fp32", cache: str = "fp32", window: int = 9, **changes: Any
+    folder: Path, name: str, weights: str | WeightRecipe = "fp32", cache: str = "fp32", window: int = 9, **changes: Any
 ) -> tuple[Decoder, DecoderParts]:
     """A tiny decoder and the parts of its graphs in `folder`."""
     decoder = tiny_decoder(name, **changes)
@@ -42,6 +44,8 @@ def export(
     return decoder, parts
 
 
+PER_ROW = WeightRecipe("int8", PER_CHANNEL)
+
 FORMATS = [
     ("fp32", "fp32", 1e-5),
     ("fp32", "fp16", 0.02),
@@ -49,6 +53,7 @@ FORMATS = [
     ("fp16", "fp32", 1e-5),
     ("int8", "fp32", 1e-5),
     ("int8", "int8", 0.05),
+    (PER_ROW, "fp32", 1e-5),
     ("int4", "fp32", 1e-5),
     ("int4", "fp16", 0.02),
 ]
@@ -57,7 +62,9 @@ FORMATS = [
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("weights", "cache", "tolerance"), FORMATS)
-def test_graphs_equal_torch(tmp_path: Path, name: str, weights: str, cache: str, tolerance: float) -> None:
+def test_graphs_equal_torch(
+    tmp_path: Path, name: str, weights: str | WeightRecipe, cache: str, tolerance: float
+) -> None:
     decoder, parts = export(tmp_path, name, weights, cache)
     written, report = check_written(decoder, tmp_path, parts), check_decoder(decoder, tmp_path, parts)
     assert written.failures == report.failures == ()
@@ -179,6 +186,25 @@ def test_blocks_divide_every_width() -> None:
     heard = random_utterances(ids_of(HEAD), 12, 9)
     options = DecoderOptions("int8", 12, 9, 160, HEAD, "fp32", heard, flavour="portable")
     assert plan_decoder(decoder, options).weights.block_size == 32
+
+
+def test_whole_rows_share_a_scale_without_any_block(tmp_path: Path) -> None:
+    decoder, parts = export(tmp_path, "qwen2_tied", PER_ROW)
+    assert parts.weights.block_size == parts.weights.head_block == PER_CHANNEL
+    model = onnx.load(tmp_path / "decode.onnx")
+    pairs = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    assert len(pairs) == 5 * decoder.config.layers + 1
+    assert all({a.name: a.i for a in node.attribute} == {"axis": 1} for node in pairs)
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    name = "model.layers.0.mlp.down_proj.weight"
+    packed, scales = quantize(decoder.state_dict()[name].numpy(), decoder.config.intermediate_size, 8)
+    np.testing.assert_array_equal(arrays[name], (packed[:, 0].astype(int) - 128).T)
+    np.testing.assert_array_equal(arrays[f"{name}.scales"], scales[:, 0])
+
+
+def test_whole_rows_are_for_the_portable_flavour() -> None:
+    with pytest.raises(OptionError, match=r"^block 0, one scale for each output channel, needs --flavour portable"):
+        plan_decoder(tiny_decoder("llama3_rope"), DecoderOptions(PER_ROW, 12, 9, 160))
 
 
 def test_head_dims_the_fused_op_refuses(tmp_path: Path) -> None:

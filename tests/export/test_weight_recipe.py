@@ -57,6 +57,10 @@ def test_blocks_are_the_largest_that_fit_where_none_is_asked(weights: WeightForm
         ('weights = "int5"', "mixed.toml.weights: expected one of fp32"),
         ("block = 48", "mixed.toml: block 48: the engine knows 128, 64, 32, 16"),
         ('weights = "fp32"\nblock = 32', "mixed.toml: block 32 goes with int8 and int4: fp32 has no blocks"),
+        (
+            'weights = "int4"\nblock = 0',
+            "mixed.toml: block 0, one scale for each output channel, goes with int8",
+        ),
         ('[[overrides]]\nmodules = "*"', "mixed.toml.overrides.0.: .*weights"),
         ('[[overrides]]\nmodules = "*"\nweights = "int8"\nbits = 4', "unknown key 'bits'"),
         ("block = ", "mixed.toml cannot be read"),
