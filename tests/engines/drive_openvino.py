@@ -3,8 +3,8 @@
     python drive_openvino.py BUNDLE TOKENS.json OUT.npy
 
 TOKENS.json: {"prefix": [...], "tokens": [...]}; OUT: logits [tokens + 1, V'] after the prefix and after each token.
-Activations stay float32, so that nothing but the graph is compared: OpenVINO would round them to int8 where weights have
-a scale per channel.
+Activations stay float32, so that nothing but the graph is compared: where weights have a scale per channel, OpenVINO
+would round them to int8.
 """
 
 import json
