@@ -1,13 +1,13 @@
 """Every weight format beside the others in a Qwen2-0.5B shape: step time, bytes/s, peak memory and load time, one run.
 
-    python -m benchmarks.quantized [--threads N] [--rounds 5] [--folder KEPT] [--small-pages]
+    python -m benchmarks.quantized [--threads N] [--rounds 5] [--folder KEPT]
 
 Formats take turns, each turn in a process of its own that runs a bundle as `sottovoce say` does, so that noise falls on
 all of them and memory is nobody else's. Bytes/s are the weight file's bytes over the median step, as a share of a
-read-only sweep over memory with the same threads. `--small-pages` denies the processes huge ones (Linux), `--folder`
-keeps the bundles for the next time. Gates: every quantized format is faster than fp32, int8 reaches 85 % of
-the sweep, int4 70 %; int4 takes 90 MB beyond its weights on disk at most, and 0.7 s to load; exit status 1 where one is
-missed.
+read-only sweep over memory with the same threads, which numpy keeps in huge pages where it can. The default formats run
+once more in processes that get none (Linux). `--folder` keeps the bundles for the next time. Gates: every quantized
+format is faster than fp32, int8 reaches 85 % of the sweep, int4 70 %; int4 takes 90 MB beyond its weights on disk at
+most, and 0.7 s to load; exit status 1 where one is missed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,12 @@ FORMATS: Final[dict[str, tuple[WeightFormat, int | None]]] = {
     **{f"int8, block {block}": ("int8", block) for block in (32, 64, 128)},
     **{f"int4, block {block}": ("int4", block) for block in (32, 64, 128)},
 }
+SMALL: Final = ", small pages"
+"""What the name of a row ends in whose processes get no huge pages."""
+
+DEFAULTS: Final = ("int8, block 128", "int4, block 128")
+"""Formats that have such a row."""
+
 SHARES: Final = {"int8": 0.85, "int4": 0.70}
 """Gate: the best block's share of the sweep."""
 
@@ -50,13 +56,12 @@ SWEPT: Final = 256 << 20
 
 @dataclass(frozen=True)
 class Setting:
-    """HF `config`, `threads`, `rounds` of turns and `steps` timed in each; `before` is called in each process."""
+    """HF `config`, `threads`, `rounds` of turns and `steps` timed in each."""
 
     config: dict[str, object]
     threads: int = 1
     rounds: int = 5
     steps: int = 60
-    before: Callable[[], None] | None = None
 
 
 def make_bundles(setting: Setting, folder: Path) -> dict[str, int]:
@@ -81,6 +86,11 @@ def make_bundles(setting: Setting, folder: Path) -> dict[str, int]:
     return sizes
 
 
+def rows() -> list[str]:
+    """Names of all rows."""
+    return [*FORMATS, *(name + SMALL for name in DEFAULTS)]
+
+
 def sweep(threads: int, tries: int = 10) -> float:
     """Bytes/s of reading memory once through with `threads` threads, the median of `tries`."""
     parts = np.array_split(np.ones(SWEPT // 8), threads)
@@ -98,22 +108,25 @@ def small_pages() -> None:
     ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0)
 
 
-def in_own_process(folder: Path, setting: Setting) -> dict[str, float]:
-    """One turn's figures."""
+def in_own_process(folder: Path, setting: Setting, small: bool) -> dict[str, float]:
+    """One turn's figures, of `small` pages where that is asked for."""
     sizes = setting.threads, PREFIX // 2, setting.steps
     command = [sys.executable, "-m", "benchmarks.quantized_turn", str(folder), *map(str, sizes)]
-    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=setting.before)
+    made = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=small_pages if small else None
+    )
     figures: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
     return figures
 
 
 def measure(setting: Setting, folder: Path) -> dict[str, dict[str, float]]:
-    """Medians over all rounds, by format, and the sweep's bytes/s between the turns as `sweep`."""
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in [*FORMATS, "sweep"]}
+    """Medians over all rounds, by row, and the sweep's bytes/s between the turns as `sweep`."""
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in [*rows(), "sweep"]}
     for _ in range(setting.rounds):
         turns["sweep"].append({"rate": sweep(setting.threads)})
-        for number, name in enumerate(FORMATS):
-            turns[name].append(in_own_process(folder / str(number), setting))
+        for name in rows():
+            number = list(FORMATS).index(name.removesuffix(SMALL))
+            turns[name].append(in_own_process(folder / str(number), setting, name.endswith(SMALL)))
     return {name: {key: statistics.median(t[key] for t in made) for key in made[0]} for name, made in turns.items()}
 
 
@@ -123,8 +136,8 @@ def report(found: dict[str, dict[str, float]], sizes: dict[str, int]) -> bool:
     print(f"read-only sweep {rate / 1e9:.1f} GB/s\n")
     print("| weights | file MB | step ms | × fp32 | GB/s | of the sweep | peak − file MB | load s | of it hashes |")
     print("|" + "---|" * 9)
-    for name, size in sizes.items():
-        row = found[name]
+    for name in rows():
+        row, size = found[name], sizes[name.removesuffix(SMALL)]
         cells = [f"{size / 1e6:.0f}", f"{1e3 * row['step']:.2f}", f"{row['step'] / base:.2f}"]
         cells += [f"{size / row['step'] / 1e9:.1f}", f"{size / row['step'] / rate:.0%}"]
         cells += [f"{(row['peak'] - size) / 1e6:.0f}", f"{row['hashes'] + row['decoder']:.2f}", f"{row['hashes']:.2f}"]
@@ -156,12 +169,10 @@ def main(argv: Sequence[str] | None = None, config: dict[str, Any] | None = None
     parser.add_argument("--rounds", type=int, default=5, help="turns of every format, 0 only makes them (default: 5)")
     parser.add_argument("--steps", type=int, default=60, help="steps timed in a turn (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep the bundles here")
-    parser.add_argument("--small-pages", action="store_true", help="without huge pages")
     args = parser.parse_args(argv)
     from benchmarks.shape05b import CONFIG
 
-    before = small_pages if args.small_pages else None
-    setting = Setting(config or CONFIG, args.threads, args.rounds, args.steps, before)
+    setting = Setting(config or CONFIG, args.threads, args.rounds, args.steps)
     with kept_folder(args.folder) as folder:
         sizes = make_bundles(setting, folder)
         return 0 if not args.rounds or report(measure(setting, folder), sizes) else 1
