@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.folders import kept_folder
 from benchmarks.quantized import small_pages, sweep
+from sottovoce.runtime.pages import gather
 from sottovoce.runtime.session import open_session
 
 BEST: Final = ("MatMulNBits, int8, block 128", "MatMulNBits, int4, block 128")
@@ -49,7 +50,8 @@ def rows(graphs: Sequence[str], threads: int) -> list[Row]:
     """Every graph as `open_session` opens it, then other settings for the best."""
     made = [Row(name) for name in graphs]
     for name in BEST:
-        made.append(Row(name, "small pages", before=small_pages))
+        if sys.platform == "linux":
+            made.append(Row(name, "small pages", before=small_pages))
         if threads > 1:
             made.append(Row(name, "threads that sleep at once", SLEEP))
             places = ";".join(str(n) for n in range(2, threads + 1))  # of all threads but the first, the caller's
@@ -66,6 +68,7 @@ def turn(graph: Path, threads: int, entries: dict[str, str]) -> float:
             options.add_session_config_entry(key, value)
 
     session = open_session(graph, threads, adjust)
+    gather()
     (node,) = session.get_inputs()
     feeds = {node.name: np.random.default_rng(0).standard_normal(node.shape, np.float32)}  # type: ignore[arg-type]
     times: list[float] = []

@@ -88,7 +88,7 @@ def make_bundles(setting: Setting, folder: Path) -> dict[str, int]:
 
 def rows() -> list[str]:
     """Names of all rows."""
-    return [*FORMATS, *(name + SMALL for name in DEFAULTS)]
+    return [*FORMATS, *(name + SMALL for name in DEFAULTS if sys.platform == "linux")]
 
 
 def sweep(threads: int, tries: int = 10) -> float:
@@ -105,7 +105,8 @@ def sweep(threads: int, tries: int = 10) -> float:
 
 def small_pages() -> None:
     """Have the system give this process, and what it becomes, no huge pages."""
-    ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0)
+    if ctypes.CDLL(None).prctl(THP_DISABLE, 1, 0, 0, 0):
+        raise OSError("the system refuses PR_SET_THP_DISABLE")
 
 
 def in_own_process(folder: Path, setting: Setting, small: bool) -> dict[str, float]:

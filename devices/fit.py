@@ -13,6 +13,7 @@ from typing import Final, Literal
 from sottovoce.devices.report import Profile
 from sottovoce.devices.table import Device
 from sottovoce.runtime.manifest import Manifest
+from sottovoce.runtime.session import QDQ_BLOCK
 
 Verdict = Literal["fits", "tight", "does not fit", "does not run"]
 
@@ -182,8 +183,11 @@ def mapped(manifest: Manifest) -> Range:
 
 
 def scale_bytes(manifest: Manifest) -> float:
-    """Bytes of the float32 scales among the decoder's weights: one for each block."""
+    """Bytes of float32 scales, one for each block of the decoder's weights; of a scale per channel the engine makes
+    blocks.
+    """
     bits, block = {"int8": 8, "int4": 4}.get(manifest.weights.layers), manifest.weights.block_size
+    block = QDQ_BLOCK if block == 0 else block
     return 4 / (bits * block / 8 + 4) * decoder_bytes(manifest) if bits and block else 0.0
 
 

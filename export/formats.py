@@ -65,7 +65,7 @@ class FormatWeights:
             return FloatMatrices(np.float16 if spec.format == "fp16" else np.float32)
         if spec.block == PER_CHANNEL:
             raise OptionError(
-                "block 0, one scale for each output channel, needs --flavour portable: here a block is fused"
+                "block 0, one scale for each output channel, needs --flavour portable: here are blocks alone"
             )
         return QuantizedMatrices(BITS[spec.format], spec.block, self._rounding)
 

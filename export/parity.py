@@ -16,6 +16,7 @@ from sottovoce.export.decoder import DATA, DecoderParts
 from sottovoce.export.drive import Driven
 from sottovoce.export.head import ids_of
 from sottovoce.export.portable_drive import open_driver
+from sottovoce.export.quantize import PER_CHANNEL
 from sottovoce.models.checkpoint import Checkpoint
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
@@ -316,4 +317,5 @@ def _failures(report: ParityReport, parts: DecoderParts, trained: bool) -> Itera
         yield f"no step has a margin over {MARGIN}: there is nothing to judge quantized weights or caches by"
     elif trained and not report.margin_top1 >= (least := _least_top1(parts)):
         asked = f"top-1 agreement {report.margin_top1:.2%} on clear steps, at least {least:.0%} is asked for"
-        yield asked if parts.weights.block_size is None else f"{asked} (a smaller --block or --calibrate loses less)"
+        less = {None: "", PER_CHANNEL: " (blocks lose less: --block 128)"}
+        yield asked + less.get(parts.weights.block_size, " (a smaller --block or --calibrate loses less)")

@@ -41,6 +41,10 @@ class WeightRecipe:
             _check(name, block)
         for override in self.overrides:
             _check(override.weights, override.block)
+        if self.block == PER_CHANNEL and self.table.format == "int4":
+            raise OptionError("block 0 and head int4, which has blocks: take int8, fp16 or fp32 there")
+        if self.calibrate and self.block == PER_CHANNEL:
+            raise OptionError("calibrate goes with blocks, not with block 0, one scale for each output channel")
         if self.calibrate and not BITS.keys() & {self.weights, *(override.weights for override in self.overrides)}:
             raise OptionError(f"calibrate goes with int8 and int4, the layers are {self.weights}")
 
@@ -51,8 +55,11 @@ class WeightRecipe:
         Whoever asks for whole rows has an engine that knows no blocks.
         """
         name = self.head or ("int8" if self.weights == "int4" else self.weights)
-        rows = self.block == PER_CHANNEL and name == "int8" and self.head_block is None
-        return MatrixSpec(name, PER_CHANNEL if rows else self.head_block)
+        return MatrixSpec(name, self._inherited(name, self.head_block))
+
+    def _inherited(self, name: WeightFormat, block: int | None) -> int | None:
+        """`block`, or whole rows where the layers have them and none was asked for."""
+        return PER_CHANNEL if self.block == PER_CHANNEL and name == "int8" and block is None else block
 
     def matrix(self, modules: Sequence[str]) -> MatrixSpec:
         """Format of the linear `modules`, which are one product; OptionError where overrides tell them apart."""
@@ -63,7 +70,11 @@ class WeightRecipe:
 
     def _module(self, name: str) -> MatrixSpec:
         """Format of one module."""
-        matching = [MatrixSpec(o.weights, o.block) for o in self.overrides if fnmatchcase(name, o.modules)]
+        matching = [
+            MatrixSpec(o.weights, self._inherited(o.weights, o.block))
+            for o in self.overrides
+            if fnmatchcase(name, o.modules)
+        ]
         return [MatrixSpec(self.weights, self.block), *matching][-1]
 
 
@@ -92,9 +103,9 @@ def _check(name: WeightFormat, block: int | None) -> None:
     """Raise OptionError for a format that cannot be written, or a block where there are none."""
     if name not in FORMATS:
         raise OptionError(f"weights {name} cannot be written by this version: {', '.join(FORMATS)}")
+    if block == PER_CHANNEL and name != "int8":
+        raise OptionError(f"block 0, one scale for each output channel, goes with int8, not with {name}")
     if name not in BITS and block is not None:
         raise OptionError(f"block {block} goes with int8 and int4: {name} has no blocks")
-    if block == PER_CHANNEL and name != "int8":
-        raise OptionError(f"block 0, one scale for each output channel, goes with int8: {name} would lose too much")
     if block is not None and block not in (*BLOCK_SIZES, PER_CHANNEL):
         raise OptionError(f"block {block}: the engine knows {', '.join(map(str, BLOCK_SIZES))}")

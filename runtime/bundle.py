@@ -15,6 +15,7 @@ from sottovoce.runtime.contract import check_codec, check_decoder, check_support
 from sottovoce.runtime.coreai import AIEngine
 from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
+from sottovoce.runtime.pages import gather
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.portable_contract import check_decode, check_prefill
 from sottovoce.runtime.session import Ints, NoGraph, Session, check_onnxruntime, open_session, thread_count
@@ -91,6 +92,7 @@ def load_bundle(
         prefill = None if manifest.prefill is None else opened(inside(root, manifest.prefill.file), count)
         if prefill is not None:
             check_prefill(manifest, prefill)
+        gather()
     open_codec = partial(_open_codec, root, manifest, count, opened, engine)
     voice = _open_voice(root, manifest, seconds, open_codec)
     ids = token_ids(manifest.head)

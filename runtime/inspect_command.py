@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from sottovoce.runtime.bundle import check_files
-from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, WeightSpec, read_manifest
+from sottovoce.runtime.manifest import CodecSpec, Manifest, PromptSpec, WeightFormat, WeightSpec, read_manifest
 from sottovoce.runtime.table import columns, size_text
 
 UNITS: Final = {"token": "tokens", "patch": "patches"}
@@ -52,15 +52,18 @@ def decoder_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 def weights_text(spec: WeightSpec) -> str:
     """Formats with their blocks, in a line."""
-    layers, head = (_blocks(block) for block in (spec.block_size, spec.head_block))
+    layers = _scales(spec.layers, spec.block_size)
+    head, embedding = (_scales(name, spec.head_block) for name in (spec.head, spec.embedding))
     rounding = " by GPTQ" if spec.rounding == "gptq" else ""
     rest = f", {len(spec.overrides)} exceptions" if spec.overrides else ""
-    return f"{spec.layers}{layers}{rounding}{rest}; head {spec.head}, embedding {spec.embedding}{head}"
+    return f"{layers}{rounding}{rest}; head {head}, embedding {embedding}"
 
 
-def _blocks(size: int | None) -> str:
-    """What shares a scale."""
-    return " per channel" if size == 0 else f" in blocks of {size}" if size else ""
+def _scales(name: WeightFormat, block: int | None) -> str:
+    """A format, and what shares a scale."""
+    if block is None or name not in ("int8", "int4"):
+        return name
+    return f"{name} in blocks of {block}" if block else f"{name} per channel"
 
 
 def prompt_rows(prompt: PromptSpec) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Huge pages for packed weights: a step reads all of them, and has to look every page up.
 
 On Linux, from 6.1 on, where the system lets programs ask (/sys/kernel/mm/transparent_hugepage/enabled says `madvise` or
-`always`). Pages are gathered that are in memory already: nothing holds more of it for that, while opening or after.
+`always`). Only pages are gathered that are in memory already and nobody else's: nothing holds more of it for that.
 """
 
 import contextlib
@@ -16,29 +16,34 @@ import numpy as np
 
 SYSTEM: Final = Path("/sys/kernel/mm/transparent_hugepage")
 
+PAGEMAP: Final = Path("/proc/self/pagemap")
+
 COLLAPSE: Final = 25
 """Linux's MADV_COLLAPSE: gather these pages in a huge one, now."""
 
-PRESENT: Final = np.uint64(1 << 63)
-"""Bit of an entry of /proc/self/pagemap: the page is in memory."""
+OWN: Final = np.uint64(1 << 63 | 1 << 56)
+"""Bits of an entry of /proc/self/pagemap: the page is in memory, and here alone, as no page of shared zeros is."""
 
-RUN: Final = 8
-"""Huge pages asked for at once: each call has every processor finish its lists of pages, which takes milliseconds."""
+CALL: Final = 16 << 20
+"""Bytes asked for at once: each call has every processor finish its lists of pages, which takes milliseconds."""
+
+LARGEST: Final = 32 << 20
+"""Larger ones, as of systems with pages of 64 KB, are left alone."""
 
 BUDGET: Final = 0.2
-"""Seconds at most: where free memory is in pieces, the system moves others' pages to make room."""
+"""Seconds at most: where free memory is in pieces the system moves others' pages, a virtual machine has to get some."""
 
 
 def gather(budget: float = BUDGET) -> int:
     """Gather this process's memory in huge pages for `budget` seconds; returns the bytes of those it has then got.
 
-    What the system refuses stays as it is.
+    Whoever's memory it is: to know the engine's from the rest there is no way. What the system refuses stays as it is.
     """
     size = huge_page()
     if not size:
         return 0
     libc, gathered, end = ctypes.CDLL(None), 0, time.monotonic() + budget
-    with contextlib.suppress(OSError):  # systems that hide a process's own pages
+    with contextlib.suppress(OSError, ValueError):  # systems that hide a process's own pages, or tell of them otherwise
         for place, length in full(size):
             if time.monotonic() >= end:
                 break
@@ -50,25 +55,31 @@ def huge_page() -> int:
     """Bytes of a huge page; 0 where there is none to be had."""
     try:
         allowed = "[never]" not in (SYSTEM / "enabled").read_text()
-        return int((SYSTEM / "hpage_pmd_size").read_text()) if allowed else 0
+        size = int((SYSTEM / "hpage_pmd_size").read_text())
     except (OSError, ValueError):
         return 0
+    return size if allowed and size <= LARGEST else 0
 
 
 def full(size: int) -> Iterator[tuple[int, int]]:
-    """Where huge pages of `size` bytes may lie: all is in memory there, may be written to, and is no file's."""
-    count = size // mmap.PAGESIZE
-    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-        for place, permissions, _, _, inode, *_ in map(str.split, lines):
-            start, end = (int(word, 16) for word in place.split("-"))
+    """Start and bytes of runs of huge pages of `size` bytes, each all in memory, this process's own and no file's."""
+    count, at_once = size // mmap.PAGESIZE, max(1, CALL // size)
+    with PAGEMAP.open("rb", buffering=0) as pagemap:
+        for start, end in anonymous():
             first, last = -(-start // size), end // size
-            if not permissions.startswith("rw") or inode != "0" or last <= first:
-                continue
-            for part in range(first, last, RUN):
+            for part in range(first, last, at_once):
                 pagemap.seek(8 * count * part)
-                entries = np.frombuffer(pagemap.read(8 * count * min(RUN, last - part)), np.uint64).reshape(-1, count)
-                places = part + np.flatnonzero((entries & PRESENT).all(axis=1))
+                entries = np.frombuffer(pagemap.read(8 * count * min(at_once, last - part)), np.uint64)
+                places = part + np.flatnonzero((entries.reshape(-1, count) & OWN == OWN).all(axis=1))
                 for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
                     if len(run):
                         yield size * int(run[0]), size * len(run)
+
+
+def anonymous() -> Iterator[tuple[int, int]]:
+    """Start and end of this process's private mappings that may be written to and that no file is behind."""
+    for line in Path("/proc/self/maps").read_bytes().split(b"\n"):  # a path may hold any byte but this one
+        words = line.split(maxsplit=5)
+        if len(words) >= 5 and words[1].startswith(b"rw-p") and words[4] == b"0":
+            start, end = (int(word, 16) for word in words[0].split(b"-"))
+            yield start, end

@@ -52,6 +52,7 @@ def test_options_that_do_not_go_with_a_search(tiny_voice: Path, tmp_path: Path, 
     for options in (
         ["--dry-run"],
         ["--block", "32"],
+        ["--block", "0"],
         ["--target", "coreml"],
         ["--decoder-only"],
         ["--flavour", "portable"],

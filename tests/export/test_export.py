@@ -81,7 +81,7 @@ def test_weights_by_a_file(tiny_voice: Path, tmp_path: Path, capsys) -> None:
     options = ["--weights-recipe", str(tmp_path / "recipe.toml")]
     assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", *options]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "int4 in blocks of 32, 1 exceptions; head int8, embedding int8 in blocks of 32" in said
+    assert "int4 in blocks of 32, 1 exceptions; head int8 in blocks of 32, embedding int8 in blocks of 32" in said
     assert main(["export", str(tiny_voice), "--dry-run", "--head", "int4", *options]) == 2
     assert error_line(capsys) == "sottovoce: --head and --weights-recipe: the file says it all"
     assert main(["export", str(tiny_voice), "--dry-run", "--threads", "1", "--weights", "fp16"]) == 0

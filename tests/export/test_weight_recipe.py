@@ -59,8 +59,10 @@ def test_blocks_are_the_largest_that_fit_where_none_is_asked(weights: WeightForm
         ('weights = "fp32"\nblock = 32', "mixed.toml: block 32 goes with int8 and int4: fp32 has no blocks"),
         (
             'weights = "int4"\nblock = 0',
-            "mixed.toml: block 0, one scale for each output channel, goes with int8",
+            "mixed.toml: block 0, one scale for each output channel, goes with int8, not",
         ),
+        ('block = 0\nhead = "int4"', "mixed.toml: block 0 and head int4, which has blocks"),
+        ("block = 0\ncalibrate = true", "mixed.toml: calibrate goes with blocks, not with block 0"),
         ('[[overrides]]\nmodules = "*"', "mixed.toml.overrides.0.: .*weights"),
         ('[[overrides]]\nmodules = "*"\nweights = "int8"\nbits = 4', "unknown key 'bits'"),
         ("block = ", "mixed.toml cannot be read"),
@@ -75,3 +77,10 @@ def test_what_a_file_cannot_mean(tmp_path: Path, text: str, says: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"none\.toml cannot be read"):
         read_weight_recipe(tmp_path / "none.toml")
+
+
+def test_int8_matrices_beside_whole_rows_are_whole_rows_too() -> None:
+    recipe = WeightRecipe("int8", 0, overrides=(WeightOverride("a.*", "int8"), WeightOverride("b.*", "int8", 32)))
+    assert recipe.table == recipe.matrix(["a.x"]) == recipe.matrix(["c.x"]) == MatrixSpec("int8", 0)
+    assert recipe.matrix(["b.x"]) == MatrixSpec("int8", 32)
+    assert WeightRecipe("int8", 0, head="fp32").table == MatrixSpec("fp32")

@@ -7,7 +7,7 @@ import pytest
 
 from sottovoce.__main__ import main
 from sottovoce.runtime.inspect_command import weights_text
-from sottovoce.runtime.manifest import WeightSpec, read_manifest
+from sottovoce.runtime.manifest import WeightFormat, WeightSpec, read_manifest
 
 
 def test_every_file_and_the_cache_are_shown(tiny_bundle: Path, capsys) -> None:
@@ -23,11 +23,14 @@ def test_every_file_and_the_cache_are_shown(tiny_bundle: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
-    [(128, "int8 in blocks of 128; head int8"), (0, "int8 per channel; head int8"), (None, "int8; head")],
+    ("embedding", "block", "said"),
+    [
+        ("int8", 128, "int8 in blocks of 128; head int8 in blocks of 128, embedding int8 in blocks of 128"),
+        ("fp16", 0, "int8 per channel; head int8 per channel, embedding fp16"),
+    ],
 )
-def test_what_shares_a_scale_is_said(block: int | None, said: str) -> None:
-    assert weights_text(WeightSpec("int8", "int8", "int8", block, block)).startswith(said)
+def test_what_shares_a_scale_is_said(embedding: WeightFormat, block: int, said: str) -> None:
+    assert weights_text(WeightSpec("int8", "int8", embedding, block, block)) == said
 
 
 def test_a_missing_file_is_named(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
