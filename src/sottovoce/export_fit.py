@@ -136,7 +136,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise OptionError("--fit needs -o BUNDLE: where to write what it finds")
     if args.max_wer_loss is None and (args.windows or args.sentences):
         raise OptionError("--windows and --sentences go with --max-wer-loss: KL does not tell what a window loses")
-    given = [name for name in ELSEWHERE if getattr(args, name) not in (None, False)]
+    given = [name for name in ELSEWHERE if (value := getattr(args, name)) is not None and value is not False]
     given += ["target"] if args.target != "onnx" else []
     given += ["flavour"] if args.flavour != "ort" else []
     given += ["codec"] if args.codec != "fp32" else []
