@@ -129,8 +129,7 @@ def touched_bytes(cache: Cache | InplaceCache) -> int:
         return cache.nbytes
     buffers = cache.buffers
     slots = np.zeros(buffers.shape[3], bool)
-    slots[: cache.filled] = slots[cache.scratch] = True
-    slots[cache.prefix : cache.prefix + min(cache.generated, cache.ring)] = True
+    slots[: cache.used] = slots[cache.reach - 1] = True
     width = buffers.shape[4] * buffers.itemsize
     rows = buffers.nbytes // (len(slots) * width)
     starts = (np.arange(rows)[:, None] * len(slots) + np.flatnonzero(slots)) * width + buffers.ctypes.data % PAGE

@@ -1,8 +1,11 @@
 """The cache of one stream: fixed buffers, and which slot holds what. Knows nothing of graphs or tokens.
 
-slot   0 ............ P-1 | P ................. P+W-2 | P+W-1
+slot   0 ............ p-1 | p ................. p+W-2 | r-1
        conditioning,        ring of the last W-1        scratch: the graph writes
        kept for good        generated tokens            the current token here
+
+Of P + W slots an utterance with a prefix of p ≤ P tokens uses the first p + W. A run reads r of them: those in use and
+the scratch slot behind them, in whole steps of REACH; all P + W where a graph's shapes are fixed.
 """
 
 import math
@@ -18,6 +21,9 @@ from sottovoce.runtime.session import Array, Floats
 HIDDEN: Final = np.float32(-1e30)
 """Attention bias of a slot that may not be seen: finite, so that no kernel makes a NaN of it."""
 
+REACH: Final = 64
+"""Slots by which runs read more: a run over other shapes than the last one has its buffers planned anew."""
+
 DTYPES: Final = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
 
@@ -26,7 +32,8 @@ class Cache:
 
     `buffers` [2L, 1, H, P + W, D]: row 2i is layer i's keys and row 2i + 1 its values. Where past and present are not
     aliased, `written` [2L, 1, H, 1, D] is the scratch slot and `buffers` lack it; elsewhere both are the same array.
-    `bias` [1, 1, 1, P + W] float32 is the attention bias of the next step.
+    `bias` [1, 1, 1, P + W] float32 is the attention bias of the next step, as far as `reach`, r; `lengths` int32 [1]
+    and [] tell the fused op of it: r - 1, where it writes, and r.
     """
 
     def __init__(self, spec: CacheSpec) -> None:
@@ -34,7 +41,9 @@ class Cache:
         (group,) = spec.groups
         self.prefix = group.prefix
         self.ring = group.window - 1
-        self.scratch = group.slots - 1
+        self.reach = self.slots = group.slots
+        self.fixed = not spec.aliased
+        self.lengths = np.array([self.slots - 1], np.int32), np.array(self.slots, np.int32)
         self.buffers = self._zeros(group, group.slots if spec.aliased else group.slots - 1)
         self.written = self.buffers if spec.aliased else self._zeros(group, 1)
         self.bias: Floats = np.empty((1, 1, 1, group.slots), np.float32)
@@ -47,13 +56,17 @@ class Cache:
         return fresh_zeros(shape, np.dtype(DTYPES[group.dtype]))
 
     def init_state(self) -> None:
-        """Forget everything: no slot but the scratch slot can be seen."""
+        """Forget everything: no slot can be seen."""
         self.filled = 0
         """Conditioning slots in use, p."""
         self.generated = 0
         """Generated tokens whose keys and values have been written, t."""
         self.bias.fill(HIDDEN)
-        self.bias[..., self.scratch] = 0
+
+    @property
+    def used(self) -> int:
+        """Slots in use, which are the first."""
+        return self.filled + min(self.generated, self.ring)
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -70,11 +83,20 @@ class Cache:
         self.bias[..., self.filled : self.filled + count] = 0
         self.filled += count
 
+    def aim(self) -> bool:
+        """Before a decode run: choose its scratch slot and show it; True where `reach` is not that of the last run."""
+        before = self.reach
+        self.reach = self.slots if self.fixed else min(-(-(self.used + 1) // REACH) * REACH, self.slots)
+        self.bias[..., self.reach - 1] = 0
+        last, total = self.lengths
+        last[0], total[...] = self.reach - 1, self.reach
+        return self.reach != before
+
     def advance(self) -> None:
         """Account for a decode run: keep what it wrote to the scratch slot in the ring, over the oldest token."""
         if self.ring:
-            slot = self.prefix + self.generated % self.ring
-            self.buffers[:, :, :, slot] = self.written[:, :, :, -1]
+            slot = self.filled + self.generated % self.ring
+            self.buffers[:, :, :, slot] = self.written[:, :, :, 0 if self.fixed else self.reach - 1]
             self.bias[..., slot] = 0
         self.generated += 1
 

@@ -37,15 +37,13 @@ class Stream:
         self._logits: Floats = np.empty(len(bundle.token_ids), np.float32)
         self._ids = np.empty((1, 1), np.int64)
         self._positions = np.empty((1, 1), np.int64)
-        slots = self.cache.bias.shape[-1]
         self._feeds: dict[str, Array] = {
             "input_ids": self._ids,
             "position_ids": self._positions,
             "attention_bias": self.cache.bias,
         }
         if self._prefill is None:
-            lengths = np.array([slots - 1], np.int32), np.array(slots, np.int32)
-            self._feeds |= zip(LENGTHS, lengths, strict=True)
+            self._feeds |= zip(LENGTHS, self.cache.lengths, strict=True)
         self._step = self._bind(self._session, self._feeds, self.cache.buffers, self.cache.written)
 
     @property
@@ -101,6 +99,8 @@ class Stream:
         check_position(self.position, self.max_position)
         self._ids[0, 0] = token
         self._positions[0, 0] = self.position
+        if self.cache.aim():
+            bind_bias(self._step, self.cache)
         self._session.run_with_iobinding(self._step)
         self.cache.advance()
         return self._logits
@@ -118,6 +118,12 @@ class Stream:
                 read = past[row]
                 binding.bind_input(f"past_key_values.{name}", "cpu", 0, read.dtype, read.shape, read.ctypes.data)
         return binding
+
+
+def bind_bias(binding: Any, cache: Cache) -> None:
+    """Have a step of `cache` read as many slots as it reaches."""
+    bias = cache.bias[..., : cache.reach]
+    binding.bind_input("attention_bias", "cpu", 0, bias.dtype, bias.shape, bias.ctypes.data)
 
 
 def open_stream(bundle: Bundle, prefill_chunk: int = PREFILL_CHUNK) -> Stream | CoremlStream:

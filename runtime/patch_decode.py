@@ -11,7 +11,7 @@ import numpy as np
 from sottovoce.errors import TextError
 from sottovoce.runtime.bundle import Bundle
 from sottovoce.runtime.cache import HIDDEN, Cache
-from sottovoce.runtime.decode import PREFILL_CHUNK
+from sottovoce.runtime.decode import LENGTHS, PREFILL_CHUNK, bind_bias
 from sottovoce.runtime.limits import check_chunk, check_position, check_prefix
 from sottovoce.runtime.manifest import PatchSpec
 from sottovoce.runtime.patch_cache import CompressorCache
@@ -78,6 +78,8 @@ class PatchSource:
         """See `Source`; raises TextError past the last position the graph was exported for."""
         check_position(self.position, self.max_position)
         self._position[0, 0] = self.position
+        if self.cache.aim():
+            bind_bias(self._binding, self.cache)
         said = self._run(self._binding)
         self._heard += self.size
         self.cache.advance()
@@ -108,7 +110,8 @@ class PatchSource:
         """Inputs of a step, in memory that stays where it is."""
         share = np.zeros((1, 1, 1), np.float32)
         piece = Piece((), self._patch, 0, (1,), ())
-        feeds = self._feeds(piece, self._patch, self._position, self.cache.bias, share)
+        feeds = self._feeds(piece, self._patch, self._position, self.cache.bias[..., : self.cache.reach], share)
+        feeds |= zip(LENGTHS, self.cache.lengths, strict=True)
         return feeds | self._sampling.feeds | (self.compressor.said_feeds() if self.compressor else {})
 
     def _feeds(self, piece: Piece, patches: Ints, positions: Ints, bias: Floats, share: Floats) -> dict[str, Array]:

@@ -1,5 +1,6 @@
 """The loop over the cache contract: what each step may see, where it writes, and why it ends."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,28 @@ def test_each_step_sees_the_prefix_and_the_window(tmp_path, aliased, window, pre
         fed.append(token)
         assert sorted(bundle.decoder.seen[-1]) == visible(prefix, fed, window)
     assert bundle.decoder.positions == list(range(len(prefix) + 30))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "window", "reaches"),
+    [(3, 200, {64: 61, 128: 64, 192: 5}), (70, 100, {128: 58, 180: 72}), (40, 9, {64: 130})],
+)
+def test_a_step_reads_what_is_in_use(tmp_path, prefix, window, reaches):
+    """In steps of 64 slots, however many there are; utterance by utterance."""
+    bundle, stream = open_stream(tmp_path / "b", window=window, prefix=80)
+    for _ in range(2):
+        stream.prefill([20] * prefix)
+        del bundle.decoder.biases[:]
+        for token in range(130):
+            stream.step(token % 90)
+        assert Counter(bias.shape[-1] for bias in bundle.decoder.biases) == reaches
+
+
+def test_a_step_of_fixed_shapes_reads_every_slot(tmp_path):
+    bundle, stream = open_stream(tmp_path / "b", window=200, aliased=False)
+    stream.prefill(PREFIX)
+    stream.step(1)
+    assert bundle.decoder.biases[-1].shape[-1] == 240
 
 
 @pytest.mark.parametrize(("chunk", "aliased"), [(1, True), (2, True), (3, True), (100, True), (2, False)])

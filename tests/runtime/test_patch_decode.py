@@ -66,9 +66,12 @@ def by_torch(patches: PatchDecoder, bundle: Bundle, utterance: Utterance) -> tup
     return said[: utterance.max_tokens], stream.ended and len(said) < utterance.max_tokens
 
 
-@pytest.mark.parametrize("chunk", [1000, 5])
-def test_it_says_what_torch_says(bundle: Bundle, patches: PatchDecoder, chunk: int) -> None:
+@pytest.mark.parametrize(("chunk", "reach"), [(1000, 64), (5, 3)])
+def test_it_says_what_torch_says(
+    bundle: Bundle, patches: PatchDecoder, chunk: int, reach: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The backbone's ring goes round three times, the compressor's six; one run for each patch, of each utterance."""
+    monkeypatch.setattr("sottovoce.runtime.cache.REACH", reach)
     source, counted = open_source(bundle, chunk)
     for name, seed in (("ada", 1), ("bob", 2)):
         prefix = build_prefix(bundle, (60, 61, 62, 63, 64), find_prompt(bundle, name))

@@ -37,10 +37,11 @@ def torch_logits(voice, ids, prefix, window, head):
         return decoder.logits(hidden, torch.from_numpy(head.copy()))[0].numpy()
 
 
-@pytest.mark.parametrize("chunk", [1000, 1, 7])
+@pytest.mark.parametrize(("chunk", "reach"), [(1000, 3), (1, 64), (7, 1)])
 @pytest.mark.parametrize("unused", [0, 59, None], ids=["prefix full", "prefix in part", "prefix of one"])
-def test_the_loop_says_what_torch_says(tiny_voice, bundle, unused, chunk):
+def test_the_loop_says_what_torch_says(tiny_voice, bundle, unused, chunk, reach, monkeypatch):
     """Teacher-forced over more than four ring wraps, with garbage in every slot that was never written."""
+    monkeypatch.setattr("sottovoce.runtime.cache.REACH", reach)
     group = bundle.manifest.cache.groups[0]
     prefix = 1 if unused is None else group.prefix - unused
     ids = np.random.default_rng(prefix).integers(0, CODES, prefix + 5 * group.window).tolist()
