@@ -56,5 +56,5 @@ GATES: Final = (
     Gate("ours-int4", 6000, "genai-int4", 0.38),
     Gate("ours-int4", 384, "llama-q4_0", 0.8),
     Gate("ours-int4", 2000, "llama-q4_0", 0.65),
-    Gate("ours-int4", 6000, "ours-int4", 1.03, 1000),  # P + W slots are in use from 768 tokens on; before, steps read less
+    Gate("ours-int4", 6000, "ours-int4", 1.03, 1000),  # with 768 slots all in use; before, steps read fewer
 )
