@@ -3,10 +3,10 @@
     python -m benchmarks.window_latency [-o benchmarks/window_latency.png]
 
 Three lines, their steps taken in turns so that noise falls on all of them: the window (W 32), full attention as the
-runtime has it (`--window full`: buffers for the whole utterance, read whole at every step), and full attention over a
-cache that grows, as most runtimes do and WAND's figure shows (arXiv 2604.08558). Gate: the window's 95th percentile at
-the end over the one at the start, median of the runs. Draws the medians over runs; exit status 1 where the gate is
-missed.
+runtime has it (`--window full`: buffers for the whole utterance, read as far as they are in use), and full attention
+over a cache that grows, as most runtimes do and WAND's figure shows (arXiv 2604.08558). Gate: the window's 95th
+percentile at the end over the one at the start, median of the runs. Draws the medians over runs; exit status 1 where
+the gate is missed.
 """
 
 import argparse

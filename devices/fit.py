@@ -2,7 +2,8 @@
 
 Memory: the runtime's own terms were measured (`sottovoce profile` of the reference voices, int8 and fp32; onnxruntime
 1.31.1, CPython 3.11, x86-64); weights, cache and what is mapped follow from the bundle's files. Speed: a step reads all
-weights of the decoder and the cache once, so that memory bandwidth bounds it from below. Reports replace both guesses.
+weights of the decoder and the slots in use once, so that memory bandwidth bounds it from below. Reports replace both
+guesses.
 """
 
 import statistics
@@ -198,20 +199,26 @@ def sum_bytes(manifest: Manifest) -> float:
 
 def cache(manifest: Manifest) -> Range:
     """Bytes of the caches that are written to; the whole where past and present swap."""
-    whole, group = manifest.cache.bytes, manifest.cache.groups[0]
-    generated = UTTERANCE[1] // (manifest.patch.size if manifest.patch else 1)
-    slots = min(UTTERANCE[0], group.prefix) + min(generated, group.window)
-    used = whole * slots / group.slots if manifest.cache.aliased else whole
+    whole = manifest.cache.bytes
+    used = whole * _slots(manifest) if manifest.cache.aliased else whole
     return Range(used, used, whole)
 
 
-def step_bytes(manifest: Manifest) -> int:
-    """Bytes a step of the decoder reads at most: its weights and the cache.
+def _slots(manifest: Manifest, share: float = 1) -> float:
+    """Share of the slots that is in use once so much of UTTERANCE was said."""
+    group = manifest.cache.groups[0]
+    generated = share * UTTERANCE[1] // (manifest.patch.size if manifest.patch else 1)
+    return (min(UTTERANCE[0], group.prefix) + min(generated, group.window)) / group.slots
 
-    What draws the tokens of a patch is read for each of them.
+
+def step_bytes(manifest: Manifest) -> int:
+    """Bytes a step of the decoder reads halfway through UTTERANCE: its weights and the slots in use.
+
+    Where a graph's shapes are fixed, all slots are read. What draws the tokens of a patch is read for each of them.
     """
     again = (manifest.patch.size - 1) * manifest.patch.token_bytes if manifest.patch else 0
-    return decoder_bytes(manifest) + again + manifest.cache.bytes
+    seen = _slots(manifest, 0.5) if manifest.cache.aliased and manifest.coreml is None else 1.0
+    return decoder_bytes(manifest) + again + round(seen * manifest.cache.bytes)
 
 
 def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) -> tuple[Range | None, str]:

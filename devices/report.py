@@ -14,7 +14,7 @@ from sottovoce.errors import BundleError
 from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the report."""
 
 
@@ -117,7 +117,7 @@ class Health:
 class Profile:
     """The report; `target` is the machine as it was asked for, `processors` those that its threads were kept on.
 
-    `step_bytes` is what a step of the decoder reads at most: its weights and the cache.
+    `step_bytes` is what a step of the decoder reads halfway through a sentence: its weights and the slots in use.
     """
 
     schema: int

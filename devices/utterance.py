@@ -129,7 +129,8 @@ def touched_bytes(cache: Cache | InplaceCache) -> int:
         return cache.nbytes
     buffers = cache.buffers
     slots = np.zeros(buffers.shape[3], bool)
-    slots[: cache.used] = slots[cache.reach - 1] = True
+    slots[: cache.used] = True
+    slots[cache.reach - 1] |= cache.generated > 0
     width = buffers.shape[4] * buffers.itemsize
     rows = buffers.nbytes // (len(slots) * width)
     starts = (np.arange(rows)[:, None] * len(slots) + np.flatnonzero(slots)) * width + buffers.ctypes.data % PAGE

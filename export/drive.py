@@ -86,13 +86,14 @@ class Driver:
         return logits
 
     def step(self, token: int) -> np.ndarray:
-        """Feed one generated token → logits [V']; the scratch slot is then copied into the ring."""
-        self._visible[-1] = True
-        bias = np.where(self._visible, np.float32(0), HIDDEN)[None, None, None]
-        logits = self._run([token], self._group.slots - 1, bias)
-        slot = self._group.prefix + self._generated % (self._group.window - 1)
+        """Feed one generated token → logits [V']; the slot behind those in use is then copied into the ring."""
+        ring = self._group.window - 1
+        scratch = self._group.prefix + min(self._generated, ring)
+        seen = [*self._visible[:scratch], True]
+        logits = self._run([token], scratch, np.where(seen, np.float32(0), HIDDEN)[None, None, None])
+        slot = self._group.prefix + self._generated % ring
         for buffer in self._buffers:
-            buffer[:, :, slot] = buffer[:, :, -1]
+            buffer[:, :, slot] = buffer[:, :, scratch]
         self._visible[slot] = True
         self._generated += 1
         return logits

@@ -1,11 +1,11 @@
 """The cache of one stream: fixed buffers, and which slot holds what. Knows nothing of graphs or tokens.
 
-slot   0 ............ p-1 | p ................. p+W-2 | r-1
-       conditioning,        ring of the last W-1        scratch: the graph writes
-       kept for good        generated tokens            the current token here
+slot   0 ............ p-1 | p ................. p+W-2 | ...... | r-1
+       conditioning,        ring of the last W-1        hidden   scratch: the graph writes
+       kept for good        generated tokens                     the current token here
 
-Of P + W slots an utterance with a prefix of p ≤ P tokens uses the first p + W. A run reads r of them: those in use and
-the scratch slot behind them, in whole steps of REACH; all P + W where a graph's shapes are fixed.
+A prefix of p ≤ P tokens leaves P + W - p slots to the others. A run reads the first r: those in use, and the scratch
+slot somewhere behind them, in whole steps of REACH; all P + W where a graph's shapes are fixed.
 """
 
 import math
@@ -22,7 +22,7 @@ HIDDEN: Final = np.float32(-1e30)
 """Attention bias of a slot that may not be seen: finite, so that no kernel makes a NaN of it."""
 
 REACH: Final = 64
-"""Slots by which runs read more: a run over other shapes than the last one has its buffers planned anew."""
+"""Slots by which runs read more: the engine plans its buffers once for each set of shapes, and keeps the plan."""
 
 DTYPES: Final = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
@@ -84,7 +84,7 @@ class Cache:
         self.filled += count
 
     def aim(self) -> bool:
-        """Before a decode run: choose its scratch slot and show it; True where `reach` is not that of the last run."""
+        """Before a decode run: choose its scratch slot and show it; True where another stretch of `bias` must be bound."""
         before = self.reach
         self.reach = self.slots if self.fixed else min(-(-(self.used + 1) // REACH) * REACH, self.slots)
         self.bias[..., self.reach - 1] = 0

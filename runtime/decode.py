@@ -14,7 +14,7 @@ from sottovoce.runtime.session import Array, Floats, Session
 from sottovoce.runtime.utterance import Utterance
 
 LENGTHS: Final = ("seqlens_k", "total_sequence_length")
-"""Inputs that tell the fused op where it writes: the last slot in use, and how many are."""
+"""Inputs that tell the fused op where it writes: the last slot that is read, and how many are."""
 
 PREFILL_CHUNK: Final = 32
 """Prefix tokens run at once unless told otherwise: it bounds the activations."""

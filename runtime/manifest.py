@@ -1,7 +1,9 @@
 """The bundle contract: `manifest.json` as frozen dataclasses, read strictly.
 
 Written by `sottovoce.export`, read by `sottovoce.runtime` and `sottovoce.devices`. Unknown keys, missing keys and newer
-schemas are errors. Slots of a buffer `[1, H, P + W, D]`: `0..P-1` conditioning, `P..P+W-2` ring, `P+W-1` scratch.
+schemas are errors. Slots of a buffer `[1, H, P + W, D]`: `0..P-1` conditioning, `P..P+W-2` ring, `P+W-1` scratch. A
+graph knows no more of them than lengths and bias say: a loop may begin the ring behind the conditioning slots in use,
+and read as far as it is filled, as `cache.py` does.
 """
 
 import json

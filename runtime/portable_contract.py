@@ -2,7 +2,7 @@
 
 `prefill.onnx` reads the whole prefix at once, padded to P ids behind the real ones, and fills the buffers; it reads no
 cache. `decode.onnx` takes one token and gives its keys and values alone: `present.{i}` [1,H,1,D] is the scratch slot,
-which the runtime copies into ring slot P + t mod (W − 1). So `past_key_values.{i}` holds the other P + W − 1 slots, no
+which a loop copies into a slot of the ring (`cache.py`). So `past_key_values.{i}` holds the other P + W − 1 slots, no
 graph writes what it reads, and all buffers together are the P + W slots of the contract, once.
 """
 

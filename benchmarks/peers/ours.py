@@ -8,7 +8,7 @@ from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.decode import Stream
 
 PREFIX, WINDOW = 256, 512
-"""P and W of `benchmarks/shape05b.py`: at any length 768 slots are attended to."""
+"""P and W of `benchmarks/shape05b.py`: 768 slots are attended to once all are in use."""
 
 NARROW, SHORT = "-narrow", (187, 32)
 """End of a format that has the P and W of `benchmarks/window_latency.py`, the paper's."""

@@ -98,6 +98,16 @@ def test_a_stream_forgets_the_last_utterance(tmp_path):
     assert bundle.decoder.positions[-1] == 3
 
 
+def test_shorter_and_longer_utterances_see_their_own(tmp_path):
+    bundle, stream = open_stream(tmp_path / "b", window=200)
+    for prefix, count in ((list(range(20, 60)), 150), (PREFIX, 3), ([21], 70), (PREFIX, 140)):
+        stream.prefill(prefix)
+        for step in range(count):
+            stream.step(100 + step)
+            assert bundle.decoder.seen[-1][: len(prefix)] == prefix
+            assert sorted(bundle.decoder.seen[-1][len(prefix) :]) == list(range(100, 101 + step))
+
+
 @pytest.mark.parametrize("aliased", [True, False])
 def test_steps_bind_the_same_memory(tmp_path, aliased):
     bundle, stream = open_stream(tmp_path / "b", aliased=aliased)
