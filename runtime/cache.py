@@ -84,7 +84,7 @@ class Cache:
         self.filled += count
 
     def aim(self) -> bool:
-        """Before a decode run: choose its scratch slot and show it; True where another stretch of `bias` must be bound."""
+        """Before a decode run: choose its scratch slot and show it; True where `bias` is read up to another end."""
         before = self.reach
         self.reach = self.slots if self.fixed else min(-(-(self.used + 1) // REACH) * REACH, self.slots)
         self.bias[..., self.reach - 1] = 0
