@@ -97,7 +97,7 @@ def test_table() -> None:
 
 @pytest.mark.parametrize("changed", [None, *((gate.name, gate.point) for gate in GATES)])
 def test_gates(capsys, changed) -> None:
-    ours = dict.fromkeys((384, 1000, 2000, 6000), 10.0)
+    ours = dict.fromkeys((100, 384, 1000, 2000, 6000), 10.0)
     rows = rows_of(ours_int4=ours, genai_int4={384: 10.6, 2000: 15.5, 6000: 26.5})
     rows |= {"llama-q4_0": Row(steps={384: [0.0126], 2000: [0.0155]})}
     if changed:
