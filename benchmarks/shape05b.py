@@ -36,7 +36,7 @@ CONFIG = {
 }
 PREFIX, WINDOW = 256, 512
 EARLY, LATE = range(50, 150), range(1950, 2050)
-"""Steps that are compared; the early ones read the slots in use alone, fewer than the late ones: the gate is missed by that."""
+"""Steps that are compared; the early ones read the slots in use alone, fewer than late ones: that misses the gate."""
 
 RUNS = 5
 MEGABYTE = 1e6
