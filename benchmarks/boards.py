@@ -1,6 +1,7 @@
 """The reference voice on an emulated ARM64 board, over ssh and over adb, one command each: is it the same speech?
 
-    SOTTOVOCE_BOARDS=FOLDER python -m benchmarks.boards [--weights fp32 …] [--over ssh adb] [--core a76|a53]
+    SOTTOVOCE_BOARDS=FOLDER python -m benchmarks.boards [--weights fp32 …] [--cache fp16] [--over ssh adb]
+                                                        [--core a76|a53]
 
 FOLDER takes the board, once (root, qemu-user-static, adb). float32 says a sentence greedily: every token must be the
 one said here. Elsewhere kernels round otherwise from one kind of processor to another, so that the board is given the
@@ -167,7 +168,7 @@ def report(found: dict[str, Found]) -> bool:
         figures = (f"{each.wall:.0f}", f"{each.equal:.1%}", f"{each.kl:.5f}", *map(str, (*each.wrong, each.words)))
         rows.append((name, *figures))
         gates.append((f"{name}: seconds", each.wall, WALL))
-        if name.startswith("fp32"):
+        if name.startswith("fp32,"):
             gates.append((f"{name}: share of tokens that differ", 1 - each.equal, 0.0))
         else:
             gates.append((f"{name}: KL", each.kl, KL))
@@ -184,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", nargs="+", default=["fp32", "int8", "int4"], help="default: %(default)s")
+    parser.add_argument("--cache", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s")
     parser.add_argument("--over", nargs="+", choices=("ssh", "adb"), default=["ssh", "adb"], help="default: both")
     parser.add_argument("--core", choices=("a76", "a53"), default="a76", help="processor (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep bundles and reports here and use those that are there")
@@ -194,11 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = args.folder or Path(scratch)
         found = {}
         for weights in args.weights:
-            if not (folder / weights).exists():
-                export_reference(folder / weights, weights)
+            name = weights if args.cache == "fp32" else f"{weights}-{args.cache}"
+            if not (folder / name).exists():
+                export_reference(folder / name, weights, args.cache)
             for over in args.over:
                 with reached(over, args.core) as on:
-                    found[f"{weights}, {over}"] = measure(folder / weights, on, folder)
+                    found[f"{name}, {over}"] = measure(folder / name, on, folder)
     return 0 if report(found) else 1
 
 

@@ -1,11 +1,12 @@
-"""`fit`'s predicted peak beside the measured one, and both sides of a memory limit, for six bundles.
+"""`fit`'s predicted peak beside the measured one, and both sides of a memory limit, for ten bundles.
 
     python -m benchmarks.fit [--only NAME …] [--no-limits] [--folder FOLDER]
 
-The reference voice in three formats and in patches (its nets untrained: memory does not depend on their values), and a
-Qwen2-0.5B shape with random weights in two. Each is profiled here, one thread; then copies of it and of the libraries,
-which no cache of the system knows, run under a limit of 1.05 times the predicted peak, under one between that and what
-is private, and under 0.8 times what is private, where the kernel must kill it. Exit status 1 where a gate is missed.
+The reference voice in three formats, over an fp16 cache, in the portable flavour and in patches (its nets untrained:
+memory does not depend on their values), and a Qwen2-0.5B shape with random weights in three. Each is profiled here, one
+thread; then copies of it and of the libraries, which no cache of the system knows, run under a limit of 1.05 times the
+predicted peak, under one between that and what is private, and under 0.8 times what is private, where the kernel must
+kill it. Exit status 1 where a gate is missed.
 """
 
 import argparse
@@ -44,13 +45,19 @@ SURVIVES, DIES = 1.05, 0.8
 
 SHAPE: Final = ("--decoder-only", "--prefix", "256", "--window", "512")
 
+PORTABLE: Final = ("--flavour", "portable")
+
 BUNDLES: Final = {
     "reference-fp32": ("voices/reference", "--weights", "fp32"),
     "reference-int8": ("voices/reference", "--weights", "int8"),
     "reference-int4": ("voices/reference", "--weights", "int4"),
     "patched-int8": ("patched", "--weights", "int8", "--keep-failed"),
+    "half-cache-int8": ("voices/reference", "--weights", "int8", "--cache", "fp16"),
+    "portable-int8": ("voices/reference", *PORTABLE, "--weights", "int8"),
+    "portable-int8-int8": ("voices/reference", *PORTABLE, "--weights", "int8", "--cache", "int8"),
     "0.5b-int8": ("0.5b", "--weights", "int8", *SHAPE),
     "0.5b-int4": ("0.5b", "--weights", "int4", *SHAPE),
+    "0.5b-portable": ("0.5b", *PORTABLE, "--weights", "int4", *SHAPE),
 }
 """Voice and options of each export."""
 

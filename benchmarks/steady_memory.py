@@ -61,10 +61,10 @@ def main() -> int:
     return 0 if said.startswith("within noise") else 1
 
 
-def export_reference(target: Path, weights: str = "int8") -> Path:
+def export_reference(target: Path, weights: str = "int8", cache: str = "fp32") -> Path:
     """The committed voice as a bundle, made in a process of its own."""
     command = [sys.executable, "-m", "sottovoce", "export", "voices/reference", "-o", str(target)]
-    command += ["--weights", weights, "--threads", "1"]
+    command += ["--weights", weights, "--cache", cache, "--threads", "1"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 

@@ -6,6 +6,7 @@ weights of the decoder and the slots in use once, so that memory bandwidth bound
 guesses.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,22 @@ RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "
 
 ARENA: Final = 4.2e6
 """Bytes that are used of the engine's arenas, decoder and codec, after prefills of 32 tokens."""
+
+PER_TOKEN: Final = 32
+"""Bytes of activations for each token of a prefix that is read at once, times the square root of a layer's weights.
+
+With SCORES, measured for a layer of 0.8 M weights at 128, 320 and 640 tokens, and one of 15 M at 64, 256 and 512:
+within 8 %.
+"""
+
+SCORES: Final = 1.8
+"""How often a layer's attention scores are there at once."""
+
+WIDTH: Final = 3.8
+"""The square root of a layer's weights over its width: 3.5 of the reference voice, 4.3 of Qwen2-0.5B."""
+
+BITS: Final = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
+"""Of a weight or a number in a cache; palettes, of Core ML alone, are not in it."""
 
 RECLAIMABLE: Final = 0.5
 """Share of mapped files that a system under pressure may do without before it slows down noticeably: a rule."""
@@ -99,6 +116,7 @@ def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ())
 def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[Term, ...]:
     """What a process that speaks holds at its peak."""
     runtime, reason = dict(RUNTIME), "measured with the reference voice on x86-64"
+    runtime["graphs"] *= _decoders(manifest)
     least = 1.0
     if manifest.coreml is not None:
         # An app has neither Python nor ONNX Runtime in it, and whatever Apple's has instead.
@@ -118,7 +136,8 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             "weights",
             _certain(loaded_bytes(manifest) + sums),
             "the engine copies or packs the files of the graphs it opens"
-            + (", with a sum for each block" if sums else ""),
+            + (", with a sum for each block" if sums else "")
+            + ("; two decoders, and each has its own" if _decoders(manifest) > 1 else ""),
         ),
         Term(
             "mapped",
@@ -126,8 +145,39 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             "read where it lies: rows of the embedding, and scales while a graph is opened",
         ),
         Term("cache", cache(manifest), "slots that an utterance writes; all of them at most"),
-        Term("arena", _certain(ARENA), "activations of prefills of 32 tokens and of the codec"),
+        _arena(manifest),
     )
+
+
+def _decoders(manifest: Manifest) -> int:
+    """Graphs that hold the decoder's weights."""
+    return 1 if manifest.prefill is None else 2
+
+
+def _arena(manifest: Manifest) -> Term:
+    """Activations: what follows from the shapes of a whole prefix is an estimate."""
+    if manifest.prefill is None:
+        return Term("arena", _certain(ARENA), "activations of prefills of 32 tokens and of the codec")
+    whole, floats = whole_prefix(manifest), float_cache(manifest)
+    tokens, copied = manifest.cache.groups[0].prefix, "; keys in float32, at every step" if floats else ""
+    low, expected, high = (ARENA + share * whole + floats for share in (0.7, 1, 1.3))
+    reason = f"activations of the codec, and of {tokens} tokens at once by the size of a layer{copied}"
+    return Term("arena", Range(low, expected, high), reason)
+
+
+def whole_prefix(manifest: Manifest) -> float:
+    """Bytes of activations where the graph for prefixes reads all P tokens at once."""
+    group = manifest.cache.groups[0]
+    count = (decoder_bytes(manifest) - scale_bytes(manifest)) * 8 / BITS[manifest.weights.layers]
+    root = math.sqrt(count / group.layers)
+    heads = root / WIDTH / group.head_dim
+    return group.prefix * (PER_TOKEN * root + SCORES * 4 * heads * group.prefix)
+
+
+def float_cache(manifest: Manifest) -> float:
+    """Bytes of float32 copies of narrower caches, in the portable flavour: those of all keys are made first."""
+    bits = BITS[manifest.cache.groups[0].dtype]
+    return 32 / bits * manifest.cache.bytes / 2 if bits < 32 else 0.0
 
 
 FILES: Final = ("libraries", "mapped")
@@ -147,7 +197,8 @@ def _certain(size: float) -> Range:
 def loaded_bytes(manifest: Manifest) -> int:
     """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder.
 
-    Of a codec in fp16 the engine makes float32.
+    Of a codec in fp16 the engine makes float32. Where one graph reads prefixes and another takes single tokens, each
+    has weights of its own.
     """
     encoder = manifest.codec.encoder if manifest.codec else None
     if manifest.coreml is not None:
@@ -155,6 +206,7 @@ def loaded_bytes(manifest: Manifest) -> int:
     files = manifest.files.items()
     codec = manifest.codec.decoder if manifest.codec and manifest.codec.weights == "fp16" else None
     more = manifest.files[codec].size if codec in manifest.files else 0
+    more += (_decoders(manifest) - 1) * decoder_bytes(manifest)
     return more + sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
 
 
@@ -187,14 +239,16 @@ def scale_bytes(manifest: Manifest) -> float:
     """Bytes of float32 scales, one for each block of the decoder's weights; of a scale per channel the engine makes
     blocks.
     """
-    bits, block = {"int8": 8, "int4": 4}.get(manifest.weights.layers), manifest.weights.block_size
+    block = manifest.weights.block_size
+    if block is None or manifest.weights.layers not in ("int8", "int4"):
+        return 0.0
     block = QDQ_BLOCK if block == 0 else block
-    return 4 / (bits * block / 8 + 4) * decoder_bytes(manifest) if bits and block else 0.0
+    return 4 / (BITS[manifest.weights.layers] * block / 8 + 4) * decoder_bytes(manifest)
 
 
 def sum_bytes(manifest: Manifest) -> float:
     """Bytes of the sums that ONNX Runtime packs with blocks: one for each, float32 like its scale."""
-    return scale_bytes(manifest) if manifest.coreml is None else 0.0
+    return _decoders(manifest) * scale_bytes(manifest) if manifest.coreml is None else 0.0
 
 
 def cache(manifest: Manifest) -> Range:

@@ -44,8 +44,8 @@ from sottovoce.runtime.portable_contract import DECODE, PREFILL, decode_io, pref
 GRAPH = "decoder.onnx"
 DATA = "decoder.onnx.data"
 
-SMALL_CACHE_ONNXRUNTIME = "1.27"
-"""The first version whose fused attention takes float32 queries over a float16 or int8 cache (1.22 to 1.26 refuse)."""
+BYTE_CACHE_ONNXRUNTIME = "1.27"
+"""The first version whose fused attention takes an int8 cache (1.22 to 1.26 refuse)."""
 
 PORTABLE_ONNXRUNTIME = "1.21"
 """The oldest version that the portable flavour was run on."""
@@ -166,9 +166,9 @@ def _fused(source: Checkpoint | Decoder, options: DecoderOptions, ranges: Ranges
     """One graph for prefixes and tokens."""
     weights, file = weights_for(options.weights, source.config, rounding), WeightFile(DATA)
     io = io_spec(_cache(source.config, options), _count(ranges))
-    scales = _scales(source, options)
-    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position, scales)
-    least = weights.min_onnxruntime if options.cache == "fp32" else SMALL_CACHE_ONNXRUNTIME
+    scales, half = _scales(source, options), options.cache == "fp16"
+    model = build_graph(Nodes(Source(source), file), weights, io, ranges, options.max_position, scales, half)
+    least = BYTE_CACHE_ONNXRUNTIME if scales else weights.min_onnxruntime
     return _Made({GRAPH: model}, file, io, weights.spec, least)
 
 

@@ -4,6 +4,7 @@
 and hides empty slots by `attention_bias`. Letters: T tokens, d hidden size, H KV heads, D head_dim, P prefix, W window.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -36,13 +37,19 @@ def io_spec(cache: CacheSpec, logits: int) -> IoSpec:
 
 
 def build_graph(
-    nodes: Nodes, weights: Weights, io: IoSpec, ranges: Ranges, max_position: int, scales: ScaleTable | None = None
+    nodes: Nodes,
+    weights: Weights,
+    io: IoSpec,
+    ranges: Ranges,
+    max_position: int,
+    scales: ScaleTable | None = None,
+    half: bool = False,
 ) -> ModelProto:
     """Emit the decoder into `nodes`; returns the model, its initializers pointing into `nodes.file`.
 
-    `scales` are those of an int8 cache.
+    `scales` are those of an int8 cache; `half`: the cache is fp16.
     """
-    backbone = Backbone(nodes, weights, max_position, scales)
+    backbone = Backbone(nodes, weights, max_position, scales, half)
     _head(nodes, weights, backbone.hidden(weights.embedding(nodes, "input_ids")), ranges)
     return make_decoder(nodes, io)
 
@@ -68,21 +75,34 @@ class Backbone(Layers):
     scale_shape: tuple[int, ...] = (1,)
     """Of a scale of an int8 cache, as the attention op wants it."""
 
-    def __init__(self, nodes: Nodes, weights: Weights, max_position: int, scales: ScaleTable | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        weights: Weights,
+        max_position: int,
+        scales: ScaleTable | None = None,
+        half: bool = False,
+    ) -> None:
         """Emits cos and sin rows for `max_position` positions, the shapes that Qwen3's norms go through, and `scales`
-        of an int8 cache.
+        of an int8 cache, or for a cache in `half` precision the bias in it.
         """
         config = nodes.source.config
         self.max_position, rotary = max_position, ("", "", "")
         if not config.traits.learned_positions:
             rotary = (*rotary_rows(nodes, config, max_position, "rotary"), "position_ids")
-        super().__init__(nodes, weights, config, Wires(rotary=rotary, scaled=scales is not None))
+        wires = Wires(rotary=rotary, scaled=scales is not None, half=half)
+        super().__init__(nodes, weights, config, wires)
+        if half:
+            self.wires = replace(wires, bias=self.half(wires.bias))
         if scales is not None:
             self._scales(scales)
         self._shapes()
 
     def _shapes(self) -> None:
-        """Shapes that nodes ask for by name."""
+        """Shapes and sizes that nodes ask for by name."""
+        if self.wires.half and any(self.wires.rotary):
+            kv = self.config.kv_heads
+            self.nodes.integers("split.heads", [self.config.head_dim * n for n in (self.config.heads, kv, kv)])
         if self.traits.qk_norm:
             self.nodes.integers("shape.heads", [0, 0, -1, self.config.head_dim])
             self.nodes.integers("shape.flat", [0, 0, -1])

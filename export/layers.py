@@ -4,12 +4,17 @@ Knows neither embedding nor head. Letters: T tokens, d hidden size.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
+from onnx import TensorProto
 
 from sottovoce.export.weights import CONTRIB, Nodes, Weights
 from sottovoce.models.config import DecoderConfig
 from sottovoce.models.rope import rotary_table
+
+HALF: Final = ".half"
+"""What the name of a float16 copy ends in."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Wires:
     """Names of what tells an attention op where it is; `bias` "" hides nothing, `rotary` "" rotates nothing.
 
     `rotary`: cos and sin rows by position, and the positions [1,T] int64. `scaled`: caches are int8, in steps of the
-    initializers WHERE.k_scale and WHERE.v_scale.
+    initializers WHERE.k_scale and WHERE.v_scale. `half`: caches are fp16, and so are `bias` and all that the op is
+    given: the engine has no kernel for floats over such caches, and would cast all slots at every step (from 1.27 on).
     """
 
     seqlens: str = "seqlens_k"
@@ -25,6 +31,7 @@ class Wires:
     bias: str = "attention_bias"
     rotary: tuple[str, str, str] = ("", "", "")
     scaled: bool = False
+    half: bool = False
 
 
 def rotary_rows(nodes: Nodes, config: DecoderConfig, count: int, stem: str) -> tuple[str, str]:
@@ -78,8 +85,11 @@ class Layers:
 
     def attention(self, x: str, where: str, past: str, present: str) -> str:
         """x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
-        inputs = [*self._project(x, where), f"{past}.key", f"{past}.value", self.wires.seqlens, self.wires.total]
-        inputs += [*self.wires.rotary, self.wires.bias]
+        projected, name, rotary = self._project(x, where), where, self.wires.rotary
+        if self.wires.half:
+            projected, name, rotary = self._in_half(projected, where), f"{where}{HALF}", ("", "", "")
+        inputs = [*projected, f"{past}.key", f"{past}.value", self.wires.seqlens, self.wires.total]
+        inputs += [*rotary, self.wires.bias]
         quantized = {}
         if self.wires.scaled:
             inputs += ["", f"{where}.k_scale", f"{where}.v_scale"]  # the gap: no attention sinks
@@ -87,14 +97,34 @@ class Layers:
         attended = self.nodes.add(
             "GroupQueryAttention",
             inputs,
-            [where, f"{present}.key", f"{present}.value"],
+            [name, f"{present}.key", f"{present}.value"],
             CONTRIB,
             num_heads=self.config.heads,
             kv_num_heads=self.config.kv_heads,
-            do_rotary=int(any(self.wires.rotary)),
+            do_rotary=int(any(rotary)),
             **quantized,
         )
+        if self.wires.half:
+            attended = self.nodes.add("Cast", [attended], where, to=TensorProto.FLOAT)
         return self.weights.linear(self.nodes, attended, f"{where}.o_proj")
+
+    def _in_half(self, projected: list[str], where: str) -> list[str]:
+        """Queries, keys and values in float16, rotated before: logits differ twice as much where the op does that."""
+        add, (cos, sin, positions) = self.nodes.add, self.wires.rotary
+        if not cos:
+            return [self.half(part) for part in projected]
+        if not projected[1]:
+            packed, projected = projected[0], [f"{where}.{kind}_apart" for kind in "qkv"]
+            add("Split", [packed, "split.heads"], projected, axis=2)
+        turned = [
+            add("RotaryEmbedding", [part, positions, cos, sin], f"{part}.turned", CONTRIB, num_heads=count)
+            for part, count in zip(projected, (self.config.heads, self.config.kv_heads), strict=False)
+        ]
+        return [self.half(part) for part in (*turned, projected[2])]
+
+    def half(self, x: str) -> str:
+        """`x` in float16; nothing of nothing."""
+        return self.nodes.add("Cast", [x], f"{x}{HALF}", to=TensorProto.FLOAT16) if x else ""
 
     def _project(self, x: str, where: str) -> list[str]:
         """Queries, keys and values: one packed matrix product where nothing has to happen to them in between."""

@@ -145,7 +145,7 @@ def _warnings(voice: Voice, options: DecoderOptions | PatchOptions, parts: Decod
     if isinstance(options, DecoderOptions) and options.cache == "int8" and (spec is None or not voice.prompts()):
         found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
     if isinstance(options, DecoderOptions) and options.cache == "fp16":
-        found.append("over an fp16 cache the CPU engine's attention is slower, and may take more scratch than is saved")
+        found.append("over an fp16 cache steps take longer where the processor does not compute in it; int8 is smaller")
     if "fp16" in parts.weights.formats:
         found.append("fp16 is a file format: the CPU engine holds float32, twice as much, and is no faster for it")
     if spec is not None:

@@ -15,6 +15,25 @@ DONTNEED: Final = 4
 """Linux's MADV_DONTNEED: a file's pages are mapped again where they are read after all."""
 
 
+THRESHOLD: Final = -3
+"""glibc's M_MMAP_THRESHOLD."""
+
+LARGE: Final = 1 << 20
+"""Bytes from which on each piece of memory gets pages of its own."""
+
+
+def keep_apart() -> None:
+    """Have glibc take pages of their own for LARGE pieces from now on, which go back as soon as they are freed.
+
+    By itself it does so up to 128 KB at first, and up to 32 MB once such a piece was freed: weights that the engine
+    packs one after the other would lie between those it has freed. In the portable flavour it makes quantized ones anew
+    first, so that a load would peak at twice what stays.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # other C libraries have no such call
+            ctypes.CDLL(None).mallopt(THRESHOLD, LARGE)
+
+
 def give_back(folder: Path) -> None:
     """Give back freed memory, and pages of the weight files in `folder` that nobody wrote to; on Linux.
 

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sottovoce.errors import BundleError, ContractError, OptionError
-from sottovoce.runtime.memory import give_back
+from sottovoce.runtime.memory import give_back, keep_apart
 
 SPIN_US: Final = 100
 """How long an idle thread looks for work: waking one up takes a seventh of a step of small products."""
@@ -21,6 +21,9 @@ SPIN_BOUNDED: Final = "1.31"
 
 QDQ_BLOCK: Final = 128
 """Blocks that the engine makes of a scale per channel; left alone it makes them of 32, with four times the scales."""
+
+UNPLANNED: Final = ("prefill", "decode")
+"""Graphs that take megabytes a run, in pieces: planned, they would be one block beside what the first run took."""
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -156,6 +159,7 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = path.stem not in UNPLANNED
     options.log_severity_level = 4  # errors are raised, and said once
     bounded = _version(onnxruntime.__version__) >= _version(SPIN_BOUNDED)
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(bounded)))
@@ -164,6 +168,7 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     options.add_session_config_entry("session.qdq_matmulnbits_block_size", str(QDQ_BLOCK))
     if adjust:
         adjust(options)
+    keep_apart()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base

@@ -8,11 +8,19 @@ from urllib.parse import urlsplit
 import pytest
 
 from sottovoce.__main__ import main
-from sottovoce.devices.fit import decoder_bytes, loaded_bytes, mapped, memory_terms, predict, step_bytes
+from sottovoce.devices.fit import (
+    decoder_bytes,
+    loaded_bytes,
+    mapped,
+    memory_terms,
+    predict,
+    scale_bytes,
+    step_bytes,
+)
 from sottovoce.devices.profile import profile_bundle
 from sottovoce.devices.table import find_device, read_devices
 from sottovoce.errors import OptionError
-from sottovoce.runtime.manifest import CoremlSpec, FileEntry, IoSpec, Manifest, read_manifest
+from sottovoce.runtime.manifest import CoremlSpec, FileEntry, IoSpec, Manifest, PrefillSpec, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +84,24 @@ def test_larger_weights_and_caches_are_larger(manifest: Manifest) -> None:
     half = replace(manifest, codec=replace(manifest.codec, weights="fp16"))
     grown_by = loaded_bytes(half) - loaded_bytes(manifest)
     assert grown_by == manifest.files[manifest.codec.decoder].size  # the engine makes float32 of it
+
+
+def test_two_graphs_hold_the_decoder_twice_and_a_whole_prefix(manifest: Manifest) -> None:
+    (group,) = manifest.cache.groups
+    cache = replace(manifest.cache, aliased=False)
+    two = replace(manifest, prefill=PrefillSpec("prefill.onnx", IoSpec((), ())), cache=cache)
+
+    def sizes(of: Manifest) -> dict[str, float]:
+        return {term.name: term.size.expected for term in memory_terms(of)}
+
+    one, both = sizes(manifest), sizes(two)
+    assert both["weights"] - one["weights"] == pytest.approx(decoder_bytes(manifest) + scale_bytes(manifest))
+    assert both["graphs"] == 2 * one["graphs"]
+    longer = replace(two, cache=replace(cache, groups=(replace(group, prefix=4 * group.prefix),)))
+    grown = [sizes(each)["arena"] - one["arena"] for each in (two, longer)]
+    assert 4 * grown[0] < grown[1] < 16 * grown[0]  # linear activations, and scores of every token for every other
+    narrow = replace(two, cache=replace(cache, bytes=10**6, groups=(replace(group, dtype="int8"),)))
+    assert sizes(narrow)["arena"] - both["arena"] == pytest.approx(2e6)  # keys are half of it, and four times as wide
 
 
 @pytest.mark.parametrize(("ram", "verdict"), [(1.0, "fits"), (0.15, "tight"), (0.05, "does not fit")])

@@ -69,7 +69,7 @@ def test_a_long_head_in_pieces_says_the_same(tmp_path: Path, monkeypatch: pytest
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("name", ["qwen3_head_dim", "gpt2_own_head"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_half_cache_is_near_torch(tmp_path: Path, name: str) -> None:
     decoder, parts = export(tmp_path, name, cache="fp16")
     report = check_decoder(decoder, tmp_path, parts)
@@ -84,7 +84,7 @@ def test_half_cache_under_quantized_weights(tmp_path: Path) -> None:
     decoder, parts = export(tmp_path, "gpt2_tied", "int8", cache="fp16")
     report = check_written(decoder, tmp_path, parts)
     assert report.failures == ()
-    assert parts.min_onnxruntime == "1.27"
+    assert parts.min_onnxruntime == "1.23"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

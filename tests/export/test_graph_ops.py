@@ -4,10 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
+from sottovoce.export.cache_scales import random_utterances
 from sottovoce.export.decoder import GRAPH, DecoderOptions, export_decoder
-from sottovoce.runtime.manifest import Flavour
+from sottovoce.runtime.manifest import CacheFormat, Flavour
 from tests.models.shapes import tiny_decoder
 
 LLAMA = {"GroupQueryAttention": 1, "SkipSimplifiedLayerNormalization": 2, "QuickGelu": 1, "Mul": 1}
@@ -44,6 +46,21 @@ def test_outside_the_layers_no_cache_is_touched(tmp_path: Path) -> None:
     readers = {node.op_type for node in graph.node if caches & set(node.input)}
     assert readers == {"GroupQueryAttention"}
     assert not {"Transpose", "Cast"} & set(ops(tmp_path))
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
+def test_the_engine_puts_nothing_between_a_cache_and_its_attention(tmp_path: Path, cache: CacheFormat) -> None:
+    """Where it has no kernel for a cache's type, it casts all slots of it at every step."""
+    heard = random_utterances(range(20), 6, 4)
+    export_decoder(tiny_decoder("qwen2_tied"), DecoderOptions("int8", 6, 4, 64, cache=cache, heard=heard), tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / GRAPH, options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    for values, side in ((graph.input, "input"), (graph.output, "output")):
+        caches = {value.name for value in values if value.name.startswith(("past", "present"))}
+        assert caches
+        assert {node.op_type for node in graph.node if caches & set(getattr(node, side))} == {"GroupQueryAttention"}
 
 
 @pytest.mark.parametrize("flavour", ["ort", "portable"])

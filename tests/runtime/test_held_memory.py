@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,36 @@ def test_freed_memory_goes_back() -> None:
     give_back(Path("/nowhere"))
     assert before - held() > 30 * MEGABYTE
     libc.free(blocks[-1])
+
+
+FREE = """
+import ctypes, sys
+from pathlib import Path
+from sottovoce.devices.memory import read_mappings
+from sottovoce.runtime.memory import keep_apart
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+libc.free(libc.malloc(16 << 20))  # from here on glibc has smaller pieces on its heap
+if sys.argv[1] == "apart":
+    keep_apart()
+blocks = [libc.malloc(2 << 20) for _ in range(20)]
+for block in blocks:
+    ctypes.memset(block, 1, 2 << 20)
+before = read_mappings(Path("/nowhere")).anonymous
+for block in blocks[:-1]:
+    libc.free(block)
+print(before - read_mappings(Path("/nowhere")).anonymous)
+"""
+
+
+@linux
+@pytest.mark.parametrize(("way", "goes_back"), [("apart", True), ("heap", False)])
+def test_large_pieces_go_back_as_they_are_freed(way: str, goes_back: bool) -> None:
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    done = subprocess.run([sys.executable, "-c", FREE, way], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 36 * MEGABYTE) is goes_back
 
 
 @linux
