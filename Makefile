@@ -25,9 +25,10 @@ bench: $(VENV)/.dev  ## every benchmark; each prints its gates and fails where o
 
 venv: $(VENV)/.dev
 
-engines: .venv-ort121/.made .venv-openvino/.made  ## other engines for the tests of the portable flavour
+engines: .venv-ort121/.made .venv-ort122/.made .venv-openvino/.made  ## other engines, for the tests of what runs there
 
 .venv-ort121/.made: PACKAGES = "onnxruntime==1.21.*" soundfile
+.venv-ort122/.made: PACKAGES = "onnxruntime==1.22.*" soundfile
 .venv-openvino/.made: PACKAGES = openvino numpy
 .venv-%/.made:
 	$(PYTHON) -m venv $(@D)

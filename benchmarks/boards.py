@@ -3,10 +3,10 @@
     SOTTOVOCE_BOARDS=FOLDER python -m benchmarks.boards [--weights fp32 …] [--cache fp16] [--over ssh adb]
                                                         [--core a76|a53]
 
-FOLDER takes the board, once (root, qemu-user-static, adb). float32 says a sentence greedily: every token must be the
-one said here. Elsewhere kernels round otherwise from one kind of processor to another, so that the board is given the
-tokens that were said here: its distributions must be as near as KL, and what it says by itself is heard by the judge.
-Times are an emulator's and tell nothing of a board's speed. Exit status 1 where a gate is missed.
+FOLDER takes the board, once (root, qemu-user-static, adb). float32 over float32 caches says a sentence greedily: every
+token must be the one said here. Elsewhere kernels round otherwise from one kind of processor to another, so that the
+board is given the tokens that were said here: its distributions must be as near as KL, and what it says by itself is
+heard by the judge. Times are an emulator's and tell nothing of a board's speed. Exit status 1 where a gate is missed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`fit`'s predicted peak beside the measured one, and both sides of a memory limit, for ten bundles.
+"""`fit`'s predicted peak beside the measured one, and both sides of a memory limit, for eleven bundles.
 
     python -m benchmarks.fit [--only NAME …] [--no-limits] [--folder FOLDER]
 
@@ -53,6 +53,7 @@ BUNDLES: Final = {
     "reference-int4": ("voices/reference", "--weights", "int4"),
     "patched-int8": ("patched", "--weights", "int8", "--keep-failed"),
     "half-cache-int8": ("voices/reference", "--weights", "int8", "--cache", "fp16"),
+    "portable-fp32": ("voices/reference", *PORTABLE, "--weights", "fp32"),
     "portable-int8": ("voices/reference", *PORTABLE, "--weights", "int8"),
     "portable-int8-int8": ("voices/reference", *PORTABLE, "--weights", "int8", "--cache", "int8"),
     "0.5b-int8": ("0.5b", "--weights", "int8", *SHAPE),

@@ -28,17 +28,17 @@ RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "
 ARENA: Final = 4.2e6
 """Bytes that are used of the engine's arenas, decoder and codec, after prefills of 32 tokens."""
 
-PER_TOKEN: Final = 32
+PER_TOKEN: Final = 35
 """Bytes of activations for each token of a prefix that is read at once, times the square root of a layer's weights.
 
-With SCORES, measured for a layer of 0.8 M weights at 128, 320 and 640 tokens, and one of 15 M at 64, 256 and 512:
-within 8 %.
+With SCORES and WIDTH, held against layers of 0.8 M weights at 128, 320 and 640 tokens, and of 15 M at 64, 256 and 512:
+within 6 %. Other shapes, and heads that are not as wide together as the layer, may be further off.
 """
 
-SCORES: Final = 1.8
+SCORES: Final = 1.9
 """How often a layer's attention scores are there at once."""
 
-WIDTH: Final = 3.8
+WIDTH: Final = 3.85
 """The square root of a layer's weights over its width: 3.5 of the reference voice, 4.3 of Qwen2-0.5B."""
 
 BITS: Final = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
@@ -95,7 +95,7 @@ class Fit:
 
 
 def predict(manifest: Manifest, device: Device, reports: Sequence[Profile] = ()) -> Fit:
-    """Whether the bundle of `manifest` fits `device`; `reports` are profiles taken on such a device."""
+    """Whether the bundle of `manifest` fits `device`; `reports` are profiles of its flavour, taken on such a device."""
     terms = memory_terms(manifest, reports)
     low, expected, high = (
         sum(getattr(term.size, name) for term in terms) * factor
@@ -137,7 +137,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             _certain(loaded_bytes(manifest) + sums),
             "the engine copies or packs the files of the graphs it opens"
             + (", with a sum for each block" if sums else "")
-            + ("; two decoders, and each has its own" if _decoders(manifest) > 1 else ""),
+            + ("; two decoders have their own each, and scales apart" if _decoders(manifest) > 1 else ""),
         ),
         Term(
             "mapped",
@@ -167,15 +167,39 @@ def _arena(manifest: Manifest) -> Term:
 
 def whole_prefix(manifest: Manifest) -> float:
     """Bytes of activations where the graph for prefixes reads all P tokens at once."""
-    group = manifest.cache.groups[0]
-    count = (decoder_bytes(manifest) - scale_bytes(manifest)) * 8 / BITS[manifest.weights.layers]
-    root = math.sqrt(count / group.layers)
-    heads = root / WIDTH / group.head_dim
-    return group.prefix * (PER_TOKEN * root + SCORES * 4 * heads * group.prefix)
+    group, width = manifest.cache.groups[0], layer_width(manifest)
+    return group.prefix * (PER_TOKEN * WIDTH * width + SCORES * 4 * width / group.head_dim * group.prefix)
+
+
+def layer_width(manifest: Manifest) -> float:
+    """The decoder's hidden size d by the bytes of its weights, about: a manifest does not tell.
+
+    A layer has (WIDTH · d)² weights, head and embedding a row of d for each token id.
+    """
+    spec, head, layers = manifest.weights, manifest.head.ids, manifest.cache.groups[0].layers
+    square = layers * WIDTH**2 * bytes_each(spec.layers, spec.block_size)
+    rows = sum(end - start for start, end in head) * bytes_each(spec.head, spec.head_block)
+    rows += embedding_rows(manifest)
+    return (math.sqrt(rows**2 + 4 * square * decoder_bytes(manifest)) - rows) / (2 * square)
+
+
+def embedding_rows(manifest: Manifest) -> float:
+    """Bytes of an embedding for each of its columns, where it has a table of its own: quantized, in portable graphs."""
+    spec = manifest.weights
+    if manifest.prefill is None or spec.embedding not in ("int8", "int4"):
+        return 0.0
+    return max(end for _, end in manifest.head.ids) * bytes_each(spec.embedding, spec.head_block)
+
+
+def bytes_each(format: str, block: int | None) -> float:
+    """Bytes of a weight and its share of a scale."""
+    return BITS[format] / 8 + (4 / (block or QDQ_BLOCK) if format in ("int8", "int4") else 0)
 
 
 def float_cache(manifest: Manifest) -> float:
-    """Bytes of float32 copies of narrower caches, in the portable flavour: those of all keys are made first."""
+    """Bytes of float32 copies of narrower caches, in the portable flavour: by the engine's own traces, those of all
+    layers' keys are made before anything else, those of values when they are needed.
+    """
     bits = BITS[manifest.cache.groups[0].dtype]
     return 32 / bits * manifest.cache.bytes / 2 if bits < 32 else 0.0
 
@@ -197,8 +221,8 @@ def _certain(size: float) -> Range:
 def loaded_bytes(manifest: Manifest) -> int:
     """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder.
 
-    Of a codec in fp16 the engine makes float32. Where one graph reads prefixes and another takes single tokens, each
-    has weights of its own.
+    Of a codec or layers in fp16 the engine makes float32. Where one graph reads prefixes and another takes single
+    tokens, each packs weights of its own, all but the embedding.
     """
     encoder = manifest.codec.encoder if manifest.codec else None
     if manifest.coreml is not None:
@@ -206,7 +230,9 @@ def loaded_bytes(manifest: Manifest) -> int:
     files = manifest.files.items()
     codec = manifest.codec.decoder if manifest.codec and manifest.codec.weights == "fp16" else None
     more = manifest.files[codec].size if codec in manifest.files else 0
-    more += (_decoders(manifest) - 1) * decoder_bytes(manifest)
+    once = decoder_bytes(manifest) * (2 if manifest.weights.layers == "fp16" else 1)
+    apart = round(embedding_rows(manifest) * layer_width(manifest)) if manifest.prefill else 0
+    more += _decoders(manifest) * (once - apart) - decoder_bytes(manifest)
     return more + sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
 
 
@@ -247,8 +273,13 @@ def scale_bytes(manifest: Manifest) -> float:
 
 
 def sum_bytes(manifest: Manifest) -> float:
-    """Bytes of the sums that ONNX Runtime packs with blocks: one for each, float32 like its scale."""
-    return _decoders(manifest) * scale_bytes(manifest) if manifest.coreml is None else 0.0
+    """Bytes of the sums that ONNX Runtime packs with blocks: one for each, float32 like its scale.
+
+    In the portable flavour it turns weights and scales around first, and keeps those scales too.
+    """
+    if manifest.coreml is not None:
+        return 0.0
+    return scale_bytes(manifest) if manifest.prefill is None else 4 * scale_bytes(manifest)
 
 
 def cache(manifest: Manifest) -> Range:

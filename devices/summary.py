@@ -38,7 +38,9 @@ def memory_terms(result: Result, instruments: Instruments | None) -> MemoryTerms
         return None
     interpreter = imports.anonymous + imports.swapped
     text = load.anonymous + load.swapped - interpreter - sum(graphs)
-    arena = instruments.arena or 0
+    grown = last.anonymous + last.swapped - load.anonymous - load.swapped - result.cache_touched
+    # An arena grows by doubling: what it has not touched of that, the system has not given.
+    arena = min(instruments.arena or 0, max(0, grown))
     parts = (last.bundle, instruments.weights, result.cache_touched, arena, sum(graphs) - instruments.weights)
     terms = (*parts, text, interpreter, last.files)
     return MemoryTerms(*terms, unexplained=last.total - sum(terms), total=last.total)

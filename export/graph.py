@@ -1,7 +1,8 @@
 """The fused decoder graph of the cache contract, node by node: prefill and decode in one, one copy of the weights.
 
-`com.microsoft.GroupQueryAttention` rotates, writes the caches and attends; the runtime tells it where by `seqlens_k`
-and hides empty slots by `attention_bias`. Letters: T tokens, d hidden size, H KV heads, D head_dim, P prefix, W window.
+`com.microsoft.GroupQueryAttention` rotates (not over fp16 caches), writes the caches and attends; the runtime tells it
+where by `seqlens_k` and hides empty slots by `attention_bias`. Letters: T tokens, d hidden size, H KV heads, D
+head_dim, P prefix, W window.
 """
 
 from dataclasses import replace
@@ -93,14 +94,14 @@ class Backbone(Layers):
         wires = Wires(rotary=rotary, scaled=scales is not None, half=half)
         super().__init__(nodes, weights, config, wires)
         if half:
-            self.wires = replace(wires, bias=self.half(wires.bias))
+            self.wires = replace(wires, bias=self.in_half(wires.bias))
         if scales is not None:
             self._scales(scales)
         self._shapes()
 
     def _shapes(self) -> None:
         """Shapes and sizes that nodes ask for by name."""
-        if self.wires.half and any(self.wires.rotary):
+        if self.wires.half and any(self.wires.rotary) and not self.traits.qk_norm:
             kv = self.config.kv_heads
             self.nodes.integers("split.heads", [self.config.head_dim * n for n in (self.config.heads, kv, kv)])
         if self.traits.qk_norm:

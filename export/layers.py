@@ -44,7 +44,9 @@ class Layers:
     """Emits layers of one shape; modules are called as in the checkpoint."""
 
     def __init__(self, nodes: Nodes, weights: Weights, config: DecoderConfig, wires: Wires) -> None:
-        """Nothing is emitted yet; families that norm their heads need `shape.heads` and `shape.flat`."""
+        """Nothing is emitted yet; families that norm their heads need `shape.heads` and `shape.flat`, others
+        `split.heads` to rotate for fp16 caches.
+        """
         self.nodes, self.weights, self.config, self.wires = nodes, weights, config, wires
         self.traits = config.traits
 
@@ -87,7 +89,7 @@ class Layers:
         """x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
         projected, name, rotary = self._project(x, where), where, self.wires.rotary
         if self.wires.half:
-            projected, name, rotary = self._in_half(projected, where), f"{where}{HALF}", ("", "", "")
+            projected, name, rotary = self._turned(projected, where), f"{where}{HALF}", ("", "", "")
         inputs = [*projected, f"{past}.key", f"{past}.value", self.wires.seqlens, self.wires.total]
         inputs += [*rotary, self.wires.bias]
         quantized = {}
@@ -108,21 +110,23 @@ class Layers:
             attended = self.nodes.add("Cast", [attended], where, to=TensorProto.FLOAT)
         return self.weights.linear(self.nodes, attended, f"{where}.o_proj")
 
-    def _in_half(self, projected: list[str], where: str) -> list[str]:
-        """Queries, keys and values in float16, rotated before: logits differ twice as much where the op does that."""
+    def _turned(self, projected: list[str], where: str) -> list[str]:
+        """Queries, keys and values in float16, rotated before: done by the op, in float16, logits would differ half as
+        much again (reference voice) or twice as much (a tiny one with random weights).
+        """
         add, (cos, sin, positions) = self.nodes.add, self.wires.rotary
         if not cos:
-            return [self.half(part) for part in projected]
+            return [self.in_half(part) for part in projected]
         if not projected[1]:
             packed, projected = projected[0], [f"{where}.{kind}_apart" for kind in "qkv"]
             add("Split", [packed, "split.heads"], projected, axis=2)
         turned = [
             add("RotaryEmbedding", [part, positions, cos, sin], f"{part}.turned", CONTRIB, num_heads=count)
-            for part, count in zip(projected, (self.config.heads, self.config.kv_heads), strict=False)
+            for part, count in zip(projected[:2], (self.config.heads, self.config.kv_heads), strict=True)
         ]
-        return [self.half(part) for part in (*turned, projected[2])]
+        return [self.in_half(part) for part in (*turned, projected[2])]
 
-    def half(self, x: str) -> str:
+    def in_half(self, x: str) -> str:
         """`x` in float16; nothing of nothing."""
         return self.nodes.add("Cast", [x], f"{x}{HALF}", to=TensorProto.FLOAT16) if x else ""
 

@@ -144,7 +144,9 @@ def _warnings(voice: Voice, options: DecoderOptions | PatchOptions, parts: Decod
     found, spec = [], voice.spec
     if isinstance(options, DecoderOptions) and options.cache == "int8" and (spec is None or not voice.prompts()):
         found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
-    if isinstance(options, DecoderOptions) and options.cache == "fp16":
+    if parts.prefill is not None and parts.cache.groups[0].dtype != "fp32":
+        found.append("portable graphs make float32 of a small cache at every step: ONNX Runtime saves no memory by it")
+    elif isinstance(options, DecoderOptions) and options.cache == "fp16":
         found.append("over an fp16 cache steps take longer where the processor does not compute in it; int8 is smaller")
     if "fp16" in parts.weights.formats:
         found.append("fp16 is a file format: the CPU engine holds float32, twice as much, and is no faster for it")

@@ -15,6 +15,7 @@ from sottovoce.runtime.contract import check_codec, check_decoder, check_support
 from sottovoce.runtime.coreai import AIEngine
 from sottovoce.runtime.coreml import CoremlCodec, CoremlDecoder, OpenEngine
 from sottovoce.runtime.manifest import MANIFEST, CodecSpec, Manifest, PromptSpec, SamplingSpec, read_manifest
+from sottovoce.runtime.memory import keep_apart
 from sottovoce.runtime.pages import gather
 from sottovoce.runtime.paths import inside
 from sottovoce.runtime.portable_contract import check_decode, check_prefill
@@ -75,7 +76,8 @@ def load_bundle(
     Raises BundleError for a missing, truncated or altered file or a newer schema, ContractError for a graph that
     contradicts the manifest, OptionError for a bad thread count. Without `verify_hashes` only names and sizes are
     checked; `open_graph` opens each graph, for callers that measure; `open_engine` Core ML packages (None: Apple's own
-    does, on macOS) and Core AI assets (None: coreai-core).
+    does, on macOS) and Core AI assets (None: coreai-core). The portable flavour has glibc keep large pieces of memory
+    apart from then on (`memory.keep_apart`).
     """
     root = Path(folder)
     count = thread_count(threads)
@@ -87,6 +89,8 @@ def load_bundle(
     check_supported(manifest)
     with _timed(seconds, "hashes"):
         check_files(root, manifest, verify_hashes)
+    if manifest.prefill is not None:
+        keep_apart()
     with _timed(seconds, "decoder"):
         decoder, core = _open_decoder(root, manifest, count, opened, engine)
         prefill = None if manifest.prefill is None else opened(inside(root, manifest.prefill.file), count)

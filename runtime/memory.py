@@ -1,7 +1,11 @@
-"""What opening a graph leaves with this process and nobody reads any more: given back to the system."""
+"""What opening a graph leaves with this process and nobody reads any more: given back to the system.
+
+Also how the C library comes by memory for it, where that makes a difference.
+"""
 
 import contextlib
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,12 +29,13 @@ LARGE: Final = 1 << 20
 def keep_apart() -> None:
     """Have glibc take pages of their own for LARGE pieces from now on, which go back as soon as they are freed.
 
-    By itself it does so up to 128 KB at first, and up to 32 MB once such a piece was freed: weights that the engine
-    packs one after the other would lie between those it has freed. In the portable flavour it makes quantized ones anew
-    first, so that a load would peak at twice what stays.
+    By itself it does so from 128 KB on at first, and from 32 MB on once such pieces were freed: weights that the engine
+    packs one after the other would lie between those it has freed. It makes quantized ones of the portable flavour anew
+    first, so that a load would peak at twice what stays. For all of this process, and for good; a user who has set
+    MALLOC_MMAP_THRESHOLD_ knows better.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # other C libraries have no such call
+    if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with contextlib.suppress(AttributeError):  # musl has no such call
             ctypes.CDLL(None).mallopt(THRESHOLD, LARGE)
 
 

@@ -22,6 +22,9 @@ SORTED_FIRST: Final = 256
 
 SORTED_MORE: Final = 16
 
+BLOCKS: Final = 4096
+"""Of logits that lie as far apart: the largest of each tell which of all can be among the first few."""
+
 LONGEST: Final = 1 << 24
 """More tokens than any window or utterance holds."""
 
@@ -62,9 +65,19 @@ def descending(logits: Floats, top_k: int = 0) -> Indices:
     """Indices of the `top_k` largest (0: all) logits, largest first, ties by index."""
     if not 0 < top_k < len(logits):
         return np.argsort(-logits, kind="stable")
-    smallest = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
-    chosen = np.flatnonzero(logits >= smallest)
+    chosen = shortlist(logits, top_k)
     return chosen[np.argsort(-logits[chosen], kind="stable")][:top_k]
+
+
+def shortlist(logits: Floats, count: int) -> Indices:
+    """Indices, ascending, of the `count` largest logits [V'], of those that equal the last of them, and few others.
+
+    Selecting from all takes a third of a millisecond of 65,536 on some processors. The largest of each of BLOCKS blocks
+    do as well: in the `count` blocks that have the largest of them, one logit at least reaches the least of these.
+    """
+    rows = len(logits) // BLOCKS
+    heads = logits[: rows * BLOCKS].reshape(rows, BLOCKS).max(0) if rows > 1 and 8 * count <= BLOCKS else logits
+    return np.flatnonzero(logits >= np.partition(heads, len(heads) - count)[len(heads) - count])
 
 
 def draw(logits: Floats, uniform: float, top_k: int = 0, top_p: float = 1.0) -> int:
@@ -94,12 +107,18 @@ def _likeliest(logits: Floats, share: float) -> tuple[Floats, Floats, Floats]:
     count = min(SORTED_FIRST, len(logits))
     while True:
         cut = len(logits) - count
-        top: Floats = -np.sort(-(np.partition(logits, cut)[cut:] if cut else logits))
+        top: Floats = -np.sort(-(_largest(logits, count) if cut else logits))
         probabilities: Floats = np.exp(top - largest) / total
         sums = np.cumsum(probabilities)
         if not cut or sums[-1] > np.float32(share):
             return top, probabilities, sums
         count = min(SORTED_MORE * count, len(logits))
+
+
+def _largest(logits: Floats, count: int) -> Floats:
+    """The `count` largest `logits`, in no order."""
+    few: Floats = logits[shortlist(logits, count)]
+    return np.partition(few, len(few) - count)[len(few) - count :] if len(few) > count else few
 
 
 class Sampler:

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sottovoce.errors import BundleError, ContractError, OptionError
-from sottovoce.runtime.memory import give_back, keep_apart
+from sottovoce.runtime.memory import give_back
 
 SPIN_US: Final = 100
 """How long an idle thread looks for work: waking one up takes a seventh of a step of small products."""
@@ -23,7 +23,9 @@ QDQ_BLOCK: Final = 128
 """Blocks that the engine makes of a scale per channel; left alone it makes them of 32, with four times the scales."""
 
 UNPLANNED: Final = ("prefill", "decode")
-"""Graphs that take megabytes a run, in pieces: planned, they would be one block beside what the first run took."""
+"""Graphs of the portable flavour, whose activations are megabytes: planned, they are one block more, beside the pieces
+that the first run took, and new at every run.
+"""
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -168,7 +170,6 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     options.add_session_config_entry("session.qdq_matmulnbits_block_size", str(QDQ_BLOCK))
     if adjust:
         adjust(options)
-    keep_apart()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sottovoce.devices.fit import SHARES, predict
+from sottovoce.devices.fit import BITS, SHARES, predict
 from sottovoce.devices.profile import profile_bundle
 from sottovoce.devices.table import Device, find_device
 from sottovoce.errors import FitError, OptionError, ParityError
@@ -34,8 +34,6 @@ from sottovoce.runtime.table import columns, size_text
 WEIGHTS: Final[tuple[WeightFormat, ...]] = ("int4", "int8", "fp32")
 CACHES: Final[tuple[CacheFormat, ...]] = ("int8", "fp16", "fp32")
 """What is tried, in this order."""
-
-BITS: Final = {"int8": 8, "fp16": 16, "fp32": 32}
 
 ELSEWHERE: Final = (
     *("decoder_only", "head_ids", "weights_recipe", "block", "head", "calibrate"),

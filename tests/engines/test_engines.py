@@ -1,4 +1,5 @@
 """A portable bundle in the engines it is made for: an old ONNX Runtime through the package's own loop, and OpenVINO.
+Bundles of the default flavour in the oldest ONNX Runtime that runs them.
 
 Each has an environment of its own beside the repository's (`make engines`); a test whose environment is missing is
 skipped.
@@ -35,11 +36,11 @@ def interpreter(name: str) -> Path:
     return python
 
 
-def export(folder: Path, *options: str, family: str = "qwen2") -> Path:
-    """A tiny decoder's portable bundle."""
+def export(folder: Path, *options: str, family: str = "qwen2", flavour: str = "portable") -> Path:
+    """A tiny decoder's bundle."""
     tiny.save_decoder(folder / "bare", tiny.hf_config(family))
     shape = ["--decoder-only", "--prefix", str(PREFIX), "--window", str(WINDOW), "--head-ids", "0:49", "--threads", "1"]
-    bundle = ["-o", str(folder / "bundle"), "--flavour", "portable"]
+    bundle = ["-o", str(folder / "bundle"), "--flavour", flavour]
     assert main(["export", str(folder / "bare"), *bundle, *shape, *options]) == 0
     return folder / "bundle"
 
@@ -95,6 +96,16 @@ def test_it_says_what_torch_says(
     bundle = export(tmp_path, "--weights", *weights.split(), "--cache", cache)
     wanted = expected(bundle)
     assert np.abs(said(python, script, bundle) - wanted).max() <= tolerance * wanted.std()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("cache", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02)])
+def test_the_default_flavour_runs_from_122_on(tmp_path: Path, family: str, cache: str, tolerance: float) -> None:
+    python = interpreter("ort122")
+    bundle = export(tmp_path, "--weights", "fp32", "--cache", cache, family=family, flavour="ort")
+    assert read_manifest(bundle).min_onnxruntime == "1.22"
+    wanted = expected(bundle)
+    assert np.abs(said(python, "drive_runtime.py", bundle) - wanted).max() <= tolerance * wanted.std()
 
 
 def test_an_old_runtime_speaks(tiny_voice: Path, tmp_path: Path) -> None:

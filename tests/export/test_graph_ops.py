@@ -39,6 +39,30 @@ def test_a_layer_is_these_ops_and_no_others(tmp_path: Path, name: str, products:
     assert counts[1] - counts[0] == Counter({"MatMulNBits": products, **rest})
 
 
+HALF = {
+    "qwen2_tied": {"Split": 1, "RotaryEmbedding": 2, "Cast": 4},
+    "qwen3_head_dim": {"RotaryEmbedding": 2, "Cast": 4},
+    "gpt2_tied": {"Cast": 2},
+}
+"""Ops more over an fp16 cache: rotation before the attention, in float32, and casts of what goes in and comes out."""
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_over_a_half_cache_a_layer_has_these_besides(tmp_path: Path, name: str) -> None:
+    counts = []
+    for cache, layers in (("fp32", 2), ("fp16", 2), ("fp32", 3), ("fp16", 3)):
+        folder = tmp_path / f"{cache}{layers}"
+        folder.mkdir()
+        key = "n_layer" if name.startswith("gpt2") else "num_hidden_layers"
+        options = DecoderOptions("int8", prefix=6, window=4, max_position=64, cache=cache)  # type: ignore[arg-type]
+        export_decoder(tiny_decoder(name, **{key: layers}), options, folder)
+        counts.append(ops(folder))
+    assert (counts[3] - counts[1]) - (counts[2] - counts[0]) == Counter(HALF[name])
+    graph = onnx.load(folder / GRAPH, load_external_data=False).graph
+    read = {value for node in graph.node for value in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+
+
 def test_outside_the_layers_no_cache_is_touched(tmp_path: Path) -> None:
     export_decoder(tiny_decoder("llama3_rope"), DecoderOptions("int8", 6, 4, 64), tmp_path)
     graph = onnx.load(tmp_path / GRAPH, load_external_data=False).graph
@@ -48,11 +72,14 @@ def test_outside_the_layers_no_cache_is_touched(tmp_path: Path) -> None:
     assert not {"Transpose", "Cast"} & set(ops(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["qwen2_tied", "qwen3_head_dim", "gpt2_tied"])
 @pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
-def test_the_engine_puts_nothing_between_a_cache_and_its_attention(tmp_path: Path, cache: CacheFormat) -> None:
+def test_the_engine_puts_nothing_between_a_cache_and_its_attention(
+    tmp_path: Path, cache: CacheFormat, name: str
+) -> None:
     """Where it has no kernel for a cache's type, it casts all slots of it at every step."""
     heard = random_utterances(range(20), 6, 4)
-    export_decoder(tiny_decoder("qwen2_tied"), DecoderOptions("int8", 6, 4, 64, cache=cache, heard=heard), tmp_path)
+    export_decoder(tiny_decoder(name), DecoderOptions("int8", 6, 4, 64, cache=cache, heard=heard), tmp_path)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(tmp_path / GRAPH, options, providers=["CPUExecutionProvider"])

@@ -21,6 +21,7 @@ from sottovoce.export.quantize import PER_CHANNEL, quantize
 from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
+from sottovoce.runtime import bundle as bundle_module
 from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.decode import Stream
 from sottovoce.runtime.manifest import read_manifest
@@ -232,6 +233,19 @@ def test_commands_take_it(tiny_voice: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["say", str(bundle), "Hello.", "-o", str(tmp_path / "out.wav")]) == 0
     stream = Stream(load_bundle(bundle, threads=1))
     assert stream.cache.nbytes == manifest.cache.bytes
+
+
+def test_opening_keeps_large_pieces_apart(
+    tiny_voice: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[None] = []
+    monkeypatch.setattr(bundle_module, "keep_apart", lambda: called.append(None))
+    load_bundle(tiny_bundle, threads=1)
+    assert called == []
+    options = ["--weights", "fp32", "--window", "12", "--prefix", "100", "--flavour", "portable", "--threads", "1"]
+    assert main(["export", str(tiny_voice), "-o", str(tmp_path / "bundle"), *options]) == 0
+    load_bundle(tmp_path / "bundle", threads=1)
+    assert called
 
 
 def test_both_flavours_say_the_same(tiny_bundle: Path, tiny_voice: Path, tmp_path: Path) -> None:

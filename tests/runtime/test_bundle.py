@@ -234,8 +234,10 @@ def test_threads_spin_only_where_the_engine_bounds_it(tmp_path, monkeypatch, ver
     assert entries == [spins, str(SPIN_US)]
 
 
-@pytest.mark.parametrize(("name", "planned"), [("decoder", True), ("codec_decoder", True), ("prefill", False)])
-def test_a_whole_prefix_is_not_planned(tmp_path, name, planned):
+@pytest.mark.parametrize(
+    ("name", "planned"), [("decoder", True), ("codec_decoder", True), ("prefill", False), ("decode", False)]
+)
+def test_graphs_of_fixed_shapes_are_not_planned(tmp_path, name, planned):
     seen = []
     with pytest.raises(BundleError):
         open_session(tmp_path / f"{name}.onnx", 1, seen.append)

@@ -9,7 +9,7 @@ from sottovoce.errors import OptionError
 from sottovoce.runtime import sampling as module
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.philox import uniforms
-from sottovoce.runtime.sampling import Sampler, check_sampling, descending, draw, penalised
+from sottovoce.runtime.sampling import Sampler, check_sampling, descending, draw, penalised, shortlist
 
 IDS = np.arange(100, 140, dtype=np.int64)
 STOP = (139,)
@@ -75,6 +75,20 @@ def test_a_draw_sorts_no_more_than_it_needs(monkeypatch):
     assert sorted_counts == [256, 256]
     draw(np.zeros(65_536, np.float32), 0.5)
     assert sorted_counts[2:] == [256, 4096, 65_536]
+
+
+@pytest.mark.parametrize("count", [1, 50, 511, 512, 513, 9000])
+@pytest.mark.parametrize("size", [9001, 3 * 4096, 65_536])
+@pytest.mark.parametrize("places", [1, 9])
+def test_the_shortlist_holds_the_largest_and_few_others(count, size, places):
+    scores = logits(count, size).round(places)  # with ties, and nearly without
+    chosen = shortlist(scores, count)
+    assert sorted(chosen.tolist()) == chosen.tolist()
+    least = np.sort(scores)[-count]
+    assert set(np.flatnonzero(scores >= least)) <= set(chosen)
+    if places == 9:
+        assert len(chosen) <= count + 0.2 * count + 10
+    assert descending(scores, count).tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
 
 
 @pytest.mark.parametrize("top_k", [0, 3])
