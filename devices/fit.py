@@ -6,7 +6,6 @@ weights of the decoder and the slots in use once, so that memory bandwidth bound
 guesses.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Final, Literal
 
 from sottovoce.devices.report import Profile
 from sottovoce.devices.table import Device
-from sottovoce.runtime.manifest import Manifest
+from sottovoce.runtime.manifest import Manifest, PrefillSpec
 from sottovoce.runtime.session import QDQ_BLOCK
 
 Verdict = Literal["fits", "tight", "does not fit", "does not run"]
@@ -28,18 +27,15 @@ RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "
 ARENA: Final = 4.2e6
 """Bytes that are used of the engine's arenas, decoder and codec, after prefills of 32 tokens."""
 
-PER_TOKEN: Final = 35
-"""Bytes of activations for each token of a prefix that is read at once, times the square root of a layer's weights.
+PER_TOKEN: Final = (27.0, 2.25)
+"""Numbers that a token of a prefix takes where all P are read at once, by hidden and by intermediate size.
 
-With SCORES and WIDTH, held against layers of 0.8 M weights at 128, 320 and 640 tokens, and of 15 M at 64, 256 and 512:
-within 6 %. Other shapes, and heads that are not as wide together as the layer, may be further off.
+With SCORES, held against layers of 256 and 768 at 128, 320 and 640 tokens, and of 896 and 4,864 at 64, 256 and 512:
+within 5 %. Other shapes may be further off.
 """
 
-SCORES: Final = 1.9
-"""How often a layer's attention scores are there at once."""
-
-WIDTH: Final = 3.85
-"""The square root of a layer's weights over its width: 3.5 of the reference voice, 4.3 of Qwen2-0.5B."""
+SCORES: Final = 1.8
+"""How often a layer's attention scores, of each head P by P, are there at once."""
 
 BITS: Final = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Of a weight or a number in a cache; palettes, of Core ML alone, are not in it."""
@@ -137,7 +133,7 @@ def memory_terms(manifest: Manifest, reports: Sequence[Profile] = ()) -> tuple[T
             _certain(loaded_bytes(manifest) + sums),
             "the engine copies or packs the files of the graphs it opens"
             + (", with a sum for each block" if sums else "")
-            + ("; two decoders have their own each, and scales apart" if _decoders(manifest) > 1 else ""),
+            + ("; each of two decoders its own, and keeps the scales besides" if _decoders(manifest) > 1 else ""),
         ),
         Term(
             "mapped",
@@ -158,42 +154,18 @@ def _arena(manifest: Manifest) -> Term:
     """Activations: what follows from the shapes of a whole prefix is an estimate."""
     if manifest.prefill is None:
         return Term("arena", _certain(ARENA), "activations of prefills of 32 tokens and of the codec")
-    whole, floats = whole_prefix(manifest), float_cache(manifest)
-    tokens, copied = manifest.cache.groups[0].prefix, "; keys in float32, at every step" if floats else ""
+    tokens, floats = manifest.cache.groups[0].prefix, float_cache(manifest)
+    whole, copied = whole_prefix(manifest.prefill, tokens), "; keys in float32, at every step" if floats else ""
     low, expected, high = (ARENA + share * whole + floats for share in (0.7, 1, 1.3))
-    reason = f"activations of the codec, and of {tokens} tokens at once by the size of a layer{copied}"
+    reason = f"activations of the codec, and of {tokens} tokens at once by the shapes of a layer{copied}"
     return Term("arena", Range(low, expected, high), reason)
 
 
-def whole_prefix(manifest: Manifest) -> float:
-    """Bytes of activations where the graph for prefixes reads all P tokens at once."""
-    group, width = manifest.cache.groups[0], layer_width(manifest)
-    return group.prefix * (PER_TOKEN * WIDTH * width + SCORES * 4 * width / group.head_dim * group.prefix)
-
-
-def layer_width(manifest: Manifest) -> float:
-    """The decoder's hidden size d by the bytes of its weights, about: a manifest does not tell.
-
-    A layer has (WIDTH · d)² weights, head and embedding a row of d for each token id.
-    """
-    spec, head, layers = manifest.weights, manifest.head.ids, manifest.cache.groups[0].layers
-    square = layers * WIDTH**2 * bytes_each(spec.layers, spec.block_size)
-    rows = sum(end - start for start, end in head) * bytes_each(spec.head, spec.head_block)
-    rows += embedding_rows(manifest)
-    return (math.sqrt(rows**2 + 4 * square * decoder_bytes(manifest)) - rows) / (2 * square)
-
-
-def embedding_rows(manifest: Manifest) -> float:
-    """Bytes of an embedding for each of its columns, where it has a table of its own: quantized, in portable graphs."""
-    spec = manifest.weights
-    if manifest.prefill is None or spec.embedding not in ("int8", "int4"):
-        return 0.0
-    return max(end for _, end in manifest.head.ids) * bytes_each(spec.embedding, spec.head_block)
-
-
-def bytes_each(format: str, block: int | None) -> float:
-    """Bytes of a weight and its share of a scale."""
-    return BITS[format] / 8 + (4 / (block or QDQ_BLOCK) if format in ("int8", "int4") else 0)
+def whole_prefix(graph: PrefillSpec, prefix: int) -> float:
+    """Bytes of activations of a `graph` that reads all P tokens at once, float32."""
+    hidden, intermediate = PER_TOKEN
+    token = hidden * graph.hidden_size + intermediate * graph.intermediate_size
+    return 4 * prefix * (token + SCORES * graph.heads * prefix)
 
 
 def float_cache(manifest: Manifest) -> float:
@@ -222,7 +194,7 @@ def loaded_bytes(manifest: Manifest) -> int:
     """Bytes of the graph and weight files that stay open while speaking: all but the codec's encoder.
 
     Of a codec or layers in fp16 the engine makes float32. Where one graph reads prefixes and another takes single
-    tokens, each packs weights of its own, all but the embedding.
+    tokens, each packs weights of its own.
     """
     encoder = manifest.codec.encoder if manifest.codec else None
     if manifest.coreml is not None:
@@ -230,9 +202,7 @@ def loaded_bytes(manifest: Manifest) -> int:
     files = manifest.files.items()
     codec = manifest.codec.decoder if manifest.codec and manifest.codec.weights == "fp16" else None
     more = manifest.files[codec].size if codec in manifest.files else 0
-    once = decoder_bytes(manifest) * (2 if manifest.weights.layers == "fp16" else 1)
-    apart = round(embedding_rows(manifest) * layer_width(manifest)) if manifest.prefill else 0
-    more += _decoders(manifest) * (once - apart) - decoder_bytes(manifest)
+    more += _decoders(manifest) * packed_bytes(manifest) - decoder_bytes(manifest)
     return more + sum(e.size for name, e in files if name.endswith((".onnx", ".data")) and name != encoder)
 
 
@@ -241,6 +211,13 @@ def decoder_bytes(manifest: Manifest) -> int:
     if manifest.coreml is not None:
         return _bytes_in(manifest, manifest.decoder)
     return sum(entry.size for name, entry in manifest.files.items() if name.endswith(".data"))
+
+
+def packed_bytes(manifest: Manifest) -> int:
+    """Bytes of the decoder's weights as an engine holds them for a graph: float32 where layers are fp16."""
+    if manifest.prefill is not None:
+        return manifest.prefill.packed
+    return decoder_bytes(manifest) * (2 if manifest.weights.layers == "fp16" and manifest.coreml is None else 1)
 
 
 def _bytes_in(manifest: Manifest, folder: str) -> int:
@@ -269,17 +246,20 @@ def scale_bytes(manifest: Manifest) -> float:
     if block is None or manifest.weights.layers not in ("int8", "int4"):
         return 0.0
     block = QDQ_BLOCK if block == 0 else block
-    return 4 / (BITS[manifest.weights.layers] * block / 8 + 4) * decoder_bytes(manifest)
+    whole = decoder_bytes(manifest) if manifest.prefill is None else manifest.prefill.packed
+    return 4 / (BITS[manifest.weights.layers] * block / 8 + 4) * whole
 
 
 def sum_bytes(manifest: Manifest) -> float:
     """Bytes of the sums that ONNX Runtime packs with blocks: one for each, float32 like its scale.
 
-    In the portable flavour it turns weights and scales around first, and keeps those scales too.
+    In the portable flavour it turns weights and scales around first, and keeps those scales too; of a scale per channel
+    it makes those of blocks besides, which no file has.
     """
     if manifest.coreml is not None:
         return 0.0
-    return scale_bytes(manifest) if manifest.prefill is None else 4 * scale_bytes(manifest)
+    kinds = 1 if manifest.prefill is None else 3 if manifest.weights.block_size == 0 else 2
+    return _decoders(manifest) * kinds * scale_bytes(manifest)
 
 
 def cache(manifest: Manifest) -> Range:
@@ -303,7 +283,7 @@ def step_bytes(manifest: Manifest) -> int:
     """
     again = (manifest.patch.size - 1) * manifest.patch.token_bytes if manifest.patch else 0
     seen = _slots(manifest, 0.5) if manifest.cache.aliased and manifest.coreml is None else 1.0
-    return decoder_bytes(manifest) + again + round(seen * manifest.cache.bytes)
+    return packed_bytes(manifest) + again + round(seen * manifest.cache.bytes)
 
 
 def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) -> tuple[Range | None, str]:

@@ -41,9 +41,10 @@ class MemoryTerms:
     """What the process held at the end of the last utterance, bytes; each term is measured by itself.
 
     `weights_mapped`: pages of the bundle's files; `weights_anonymous`: copied or packed by the engine, by its own
-    account; `cache`: pages written to; `arena`: what the engine's arena grew to, as far as memory grew; `graphs`: what
-    opening them took besides; `text`: the text front end; `interpreter`: Python and its modules; `libraries`: pages of
-    all other files. `total` is what the system counts, `unexplained` what it counts beyond the sum.
+    account; `cache`: pages written to; `arena`: what the engine's arena grew to, at most what memory grew by;
+    `graphs`: what opening them took besides; `text`: the text front end; `interpreter`: Python and its modules;
+    `libraries`: pages of all other files. `total` is what the system counts, `unexplained` what it counts beyond the
+    sum.
     """
 
     weights_mapped: int

@@ -30,7 +30,11 @@ def split_memory(result: Result, manifest: Manifest) -> MemorySplit:
 
 
 def memory_terms(result: Result, instruments: Instruments | None) -> MemoryTerms | None:
-    """What the process held at the end; None where the system or the engine gives no account."""
+    """What the process held at the end; None where the system or the engine gives no account.
+
+    An arena grows by doubling, and what it has not touched of that, the system has not given: it counts for what memory
+    grew by at most. Beyond the arena, growth is `unexplained`.
+    """
     stages = {stage.name: stage.mappings for stage in result.stages}
     imports, load, last = stages.get("imports"), stages.get("load"), result.held
     graphs = [opening.anonymous for opening in result.graphs if opening.anonymous is not None]
@@ -39,7 +43,6 @@ def memory_terms(result: Result, instruments: Instruments | None) -> MemoryTerms
     interpreter = imports.anonymous + imports.swapped
     text = load.anonymous + load.swapped - interpreter - sum(graphs)
     grown = last.anonymous + last.swapped - load.anonymous - load.swapped - result.cache_touched
-    # An arena grows by doubling: what it has not touched of that, the system has not given.
     arena = min(instruments.arena or 0, max(0, grown))
     parts = (last.bundle, instruments.weights, result.cache_touched, arena, sum(graphs) - instruments.weights)
     terms = (*parts, text, interpreter, last.files)

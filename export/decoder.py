@@ -9,7 +9,7 @@ verifies (`parity.py` does) nor knows about bundles, codecs or text.
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from sottovoce.errors import OptionError, OutputError
 from sottovoce.export.blobs import WeightFile
@@ -183,7 +183,17 @@ def _portable(source: Checkpoint | Decoder, options: DecoderOptions, ranges: Ran
             Nodes(Source(source), file), weights, options.max_position, cache.groups[0], scales, name == PREFILL
         )
         models[name] = walk.model(io, ranges)
-    return _Made(models, file, ios[DECODE], weights.spec, PORTABLE_ONNXRUNTIME, PrefillSpec(PREFILL, ios[PREFILL]))
+    config = source.config
+    shapes = (config.hidden_size, config.intermediate_size, config.heads)
+    prefill = PrefillSpec(PREFILL, ios[PREFILL], *shapes, _packed(models[PREFILL], file))
+    return _Made(models, file, ios[DECODE], weights.spec, PORTABLE_ONNXRUNTIME, prefill)
+
+
+def _packed(model: ModelProto, file: WeightFile) -> int:
+    """Bytes of the weights that `model` reads whole, which an engine copies or packs; of fp16 it makes float32."""
+    read = {name for node in model.graph.node if node.op_type != "Gather" for name in node.input}
+    half = {tensor.name for tensor in file.initializers if tensor.data_type == TensorProto.FLOAT16}
+    return file.nbytes(read) + file.nbytes(read & half)
 
 
 def _scales(source: Checkpoint | Decoder, options: DecoderOptions) -> ScaleTable | None:

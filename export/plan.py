@@ -145,7 +145,9 @@ def _warnings(voice: Voice, options: DecoderOptions | PatchOptions, parts: Decod
     if isinstance(options, DecoderOptions) and options.cache == "int8" and (spec is None or not voice.prompts()):
         found.append("the int8 cache is made for random tokens: there are no preset speakers to take its range from")
     if parts.prefill is not None and parts.cache.groups[0].dtype != "fp32":
-        found.append("portable graphs make float32 of a small cache at every step: ONNX Runtime saves no memory by it")
+        found.append(
+            "portable graphs copy keys of a small cache in float32 at every step, which takes most of what it saves"
+        )
     elif isinstance(options, DecoderOptions) and options.cache == "fp16":
         found.append("over an fp16 cache steps take longer where the processor does not compute in it; int8 is smaller")
     if "fp16" in parts.weights.formats:

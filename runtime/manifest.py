@@ -15,7 +15,7 @@ from sottovoce.errors import BundleError
 from sottovoce.runtime.parse import parse
 from sottovoce.runtime.strict_json import read_json
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the bundle contract; raised whenever the meaning of a field changes."""
 
 MANIFEST = "manifest.json"
@@ -114,10 +114,19 @@ class MatrixSpec:
 
 @dataclass(frozen=True)
 class PrefillSpec:
-    """The graph that reads a prefix, and its inputs and outputs, where `decoder` takes one token at a time."""
+    """The graph that reads a prefix, and its inputs and outputs, where `decoder` takes one token at a time.
+
+    What a whole prefix takes follows from the shapes of a layer: d `hidden_size`, `intermediate_size`, `heads`.
+    `packed`: bytes of the weight file that an engine holds once for each of the two graphs, fp16 as float32; the rest
+    are tables of which it reads rows.
+    """
 
     file: str
     io: IoSpec
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    packed: int
 
 
 @dataclass(frozen=True)

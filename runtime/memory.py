@@ -29,10 +29,10 @@ LARGE: Final = 1 << 20
 def keep_apart() -> None:
     """Have glibc take pages of their own for LARGE pieces from now on, which go back as soon as they are freed.
 
-    By itself it does so from 128 KB on at first, and from 32 MB on once such pieces were freed: weights that the engine
-    packs one after the other would lie between those it has freed. It makes quantized ones of the portable flavour anew
-    first, so that a load would peak at twice what stays. For all of this process, and for good; a user who has set
-    MALLOC_MMAP_THRESHOLD_ knows better.
+    By itself it does so from 128 KB on at first, then from the size of the largest that was freed so, up to 32 MB:
+    weights that the engine packs one after the other would lie between those it has freed. It makes quantized ones of
+    the portable flavour anew first, so that a load would peak at twice what stays. For all of this process, and for
+    good; a user who has set MALLOC_MMAP_THRESHOLD_ knows better.
     """
     if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         with contextlib.suppress(AttributeError):  # musl has no such call

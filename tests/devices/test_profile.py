@@ -10,9 +10,10 @@ import pytest
 
 from sottovoce.__main__ import main
 from sottovoce.devices import command, profile
-from sottovoce.devices.readings import Job, Utterance
+from sottovoce.devices.memory import Mappings, Memory
+from sottovoce.devices.readings import Instruments, Job, Opening, Result, Stage, Utterance
 from sottovoce.devices.report import Spread, read_profile
-from sottovoce.devices.summary import slope, stage_times, summarise
+from sottovoce.devices.summary import memory_terms, slope, stage_times, summarise
 from sottovoce.devices.supervise import Order, supervise
 from sottovoce.errors import BundleError
 from tests import tiny
@@ -109,6 +110,22 @@ def test_what_was_measured_adds_up(report) -> None:
     assert terms.libraries > 5e6
     assert min(terms.weights_anonymous, terms.arena, terms.weights_mapped, terms.text + 1e6) >= 0
     assert abs(terms.unexplained) < 0.03 * terms.total
+
+
+@pytest.mark.parametrize(("grown", "arena", "unexplained"), [(30, 30, 0), (50, 40, 10), (-5, 0, -5)])
+def test_an_arena_counts_for_what_memory_grew_by(grown: int, arena: int, unexplained: int) -> None:
+    """Of a reserved 40; more than that has no name, and neither has what shrank."""
+    memory = Memory(0, 0, 0, None)
+    stages = [
+        Stage(name, 0.0, memory, Mappings(bundle, 10, anonymous, 0), 0, 0.0)
+        for name, bundle, anonymous in (("imports", 0, 100), ("load", 20, 180))
+    ]
+    held = Mappings(20, 10, 180 + 7 + grown, 0)
+    result = Result(stages=stages, graphs=[Opening("decoder", 0.0, 70)], cache_touched=7, held=held)
+    terms = memory_terms(result, Instruments(60, 40, []))
+    assert terms
+    assert (terms.arena, terms.unexplained, terms.total) == (arena, unexplained, 217 + grown)
+    assert (terms.weights_anonymous, terms.graphs, terms.text, terms.interpreter) == (60, 10, 10, 100)
 
 
 def test_stages_are_told_apart(report) -> None:

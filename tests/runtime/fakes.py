@@ -57,7 +57,7 @@ def manifest(prefix: int = 40, window: int = 5, aliased: bool = True, max_positi
     inputs = (*STEP_INPUTS, *cache_tensors(cache, "past_key_values"))
     io = IoSpec(inputs, (logits, *cache_tensors(cache, "present")))
     if not aliased:
-        io, whole = decode_io(cache, CODES + 1), PrefillSpec("prefill.onnx", prefill_io(cache, CODES + 1))
+        io, whole = decode_io(cache, CODES + 1), PrefillSpec("prefill.onnx", prefill_io(cache, CODES + 1), 1, 1, 1, 0)
     weights = WeightSpec("fp32", "fp32", "fp32", None)
     text = TextSpec("characters", "text.json")
     flavour: Flavour = "ort" if aliased else "portable"

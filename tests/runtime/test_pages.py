@@ -66,7 +66,7 @@ def test_pages_are_gathered_that_are_in_memory_whole(memory: mmap.mmap) -> None:
     write(memory, but=9)
     assert within(memory) == [n for n in range(PAGES - 1) if n != 9]
     before = rolled_up("AnonHugePages"), rolled_up("Rss")
-    gathered = gather(60)
+    gathered = sum(gather(60) for _ in range(3))  # where free memory is in pieces, the system may refuse some at first
     if tuple(map(int, platform.release().split(".")[:2])) < (6, 1):
         pytest.skip("this kernel gathers no pages")
     assert gathered

@@ -9,7 +9,7 @@ from sottovoce.errors import OptionError
 from sottovoce.runtime import sampling as module
 from sottovoce.runtime.manifest import SamplingSpec
 from sottovoce.runtime.philox import uniforms
-from sottovoce.runtime.sampling import Sampler, check_sampling, descending, draw, penalised, shortlist
+from sottovoce.runtime.sampling import BLOCKS, Sampler, check_sampling, descending, draw, penalised, shortlist
 
 IDS = np.arange(100, 140, dtype=np.int64)
 STOP = (139,)
@@ -52,12 +52,36 @@ def test_draw_matches_the_contract(top_k, top_p):
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.99, 0.5])
+@pytest.mark.parametrize("top_k", [0, 50])
+@pytest.mark.parametrize("size", [5000, 9001])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
-def test_draws_from_many_logits_match_the_contract(spread, top_p):
-    """Flat ones, of which all must be sorted, and steep ones, with ties."""
+def test_draws_from_many_logits_match_the_contract(spread, size, top_k, top_p):
+    """Flat ones, of which all must be sorted, and steep ones, with ties; a tenth hidden, the largest in one column."""
     for seed in range(5):
-        scores, u = (logits(seed, 5000) * np.float32(spread)).round(2), uniforms(seed, 3)[0]
-        assert draw(scores, u, 0, top_p) == reference(scores, u, 0, top_p if top_p < 1 else 2.0)
+        scores, u = (logits(seed, size) * np.float32(spread)).round(2), uniforms(seed, 3)[0]
+        scores[::10] = -np.inf
+        scores[[4, 4 + BLOCKS]] = 9
+        assert draw(scores, u, top_k, top_p) == reference(scores, u, top_k, top_p if top_p < 1 else 2.0)
+
+
+def test_selecting_looks_at_the_largest_of_each_block(monkeypatch):
+    counts = []
+    whole = np.partition
+
+    def watched(values, place):
+        counts.append(len(values))
+        return whole(values, place)
+
+    monkeypatch.setattr(module.np, "partition", watched)
+    descending(logits(0, 65_536), 50)
+    assert counts == [BLOCKS]
+
+
+def test_numbers_that_are_none_stop_no_draw():
+    scores = logits(0, 65_536)
+    scores[:300] = np.nan
+    assert 0 <= draw(scores, 0.5, 50) < len(scores)
+    assert 0 <= draw(scores, 0.5) < len(scores)
 
 
 def test_a_draw_sorts_no_more_than_it_needs(monkeypatch):
