@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sottovoce.runtime.manifest import SamplingSpec, read_manifest
+from sottovoce.runtime.manifest import SCHEMA, SamplingSpec, read_manifest
 from sottovoce.runtime.sampling import Sampler
 from tests import tiny
 from tests.export.coreml.recorded import record
@@ -25,6 +25,12 @@ CASES = (
     SamplingSpec(temperature=0.8, top_k=20, top_p=0.9, repetition_penalty=1.3, repetition_window=4),
     SamplingSpec(temperature=0.5, top_k=5, ras_window=6, ras_tau=0.3),
 )
+
+
+def test_it_reads_the_bundles_of_today() -> None:
+    """Said of its source, for machines without Swift."""
+    source = (PACKAGE / "Sources" / "SottovoceCore" / "Manifest.swift").read_text()
+    assert f"guard schema == {SCHEMA}, " in source
 
 
 def case(spec: SamplingSpec, seed: int) -> dict[str, object]:

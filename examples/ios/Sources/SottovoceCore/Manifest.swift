@@ -75,8 +75,8 @@ public struct Manifest: Codable {
     public init(folder: URL) throws {
         let data = try Data(contentsOf: folder.appendingPathComponent("manifest.json"))
         self = try JSONDecoder().decode(Manifest.self, from: data)
-        guard schema == 3, cache.write == "inplace" else {
-            throw BundleError.unsupported("schema \(schema), caches written \(cache.write) (3, inplace)")
+        guard schema == 4, cache.write == "inplace" else {
+            throw BundleError.unsupported("schema \(schema), caches written \(cache.write) (4, inplace)")
         }
         let groups = patch.map { $0.window == nil ? 2 : 3 } ?? 1
         guard cache.groups.count == groups, (patch == nil) == (coreml.patch == nil) else {
