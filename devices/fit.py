@@ -279,11 +279,13 @@ def _slots(manifest: Manifest, share: float = 1) -> float:
 def step_bytes(manifest: Manifest) -> int:
     """Bytes a step of the decoder reads halfway through UTTERANCE: its weights and the slots in use.
 
-    Where a graph's shapes are fixed, all slots are read. What draws the tokens of a patch is read for each of them.
+    Where a graph's shapes are fixed, all slots are read, and copied where they are narrow. What draws the tokens of a
+    patch is read for each of them.
     """
     again = (manifest.patch.size - 1) * manifest.patch.token_bytes if manifest.patch else 0
     seen = _slots(manifest, 0.5) if manifest.cache.aliased and manifest.coreml is None else 1.0
-    return packed_bytes(manifest) + again + round(seen * manifest.cache.bytes)
+    copied = 2 * float_cache(manifest) if manifest.prefill else 0.0
+    return packed_bytes(manifest) + again + round(seen * manifest.cache.bytes + copied)
 
 
 def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) -> tuple[Range | None, str]:
@@ -291,9 +293,10 @@ def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) 
     if manifest.codec is None:
         return None, "a decoder alone makes no speech, so that there is no real-time factor"
     rate = manifest.codec.sample_rate / manifest.codec.hop / (manifest.patch.size if manifest.patch else 1)
-    if known := [cost for report in reports if (cost := seconds_per_byte(report)) is not None]:
-        rtf = statistics.median(known) * step_bytes(manifest) * rate
-        return Range(0.9 * rtf, rtf, 1.1 * rtf), f"by the bytes that speech reads, from {len(known)} report(s) of it"
+    if known := [(report, cost) for report in reports if (cost := seconds_per_byte(report)) is not None]:
+        rtf = statistics.median(cost for _, cost in known) * step_bytes(manifest) * rate
+        taken = "; ".join(f"{report.bundle} on {report.machine.processor}" for report, _ in known)
+        return Range(0.9 * rtf, rtf, 1.1 * rtf), f"by the bytes that speech reads, as measured of {taken}"
     if device.bandwidth is None:
         return None, "no source for its memory bandwidth: profile there and give the report with --report"
     low, high = (1.0, 1.0) if device.measured else REACHED
@@ -304,6 +307,9 @@ def predict_rtf(manifest: Manifest, device: Device, reports: Sequence[Profile]) 
 
 
 def seconds_per_byte(report: Profile) -> float | None:
-    """Seconds of work for each byte that the decoder read, over the last utterance; None where it made no sound."""
-    last = report.utterances[-1]
-    return last.busy / (len(last.steps) * report.step_bytes) if last.audio and last.steps else None
+    """Seconds of work for each byte that the decoder read, the median of all utterances but the first; None where none
+    made a sound.
+    """
+    spoken = [each for each in report.utterances[1:] if each.audio and each.steps]
+    costs = [each.busy / (len(each.steps) * report.step_bytes) for each in spoken]
+    return statistics.median(costs) if costs else None

@@ -114,7 +114,7 @@ def _too_large(order: Order, limit: Limit, stage: str, samples: list[Sample], va
     name = Path(order.job.bundle).name
     return (
         f"{name} does not fit {size_text(limit.size)} ({limit.how}): {how} during {stage}, when it held "
-        f"{size_text(held)}; a window, fewer bits or --cache fp16 make it smaller"
+        f"{size_text(held)}; fewer bits, a window, --cache int8 or --codec int8 make it smaller"
     )
 
 

@@ -14,6 +14,7 @@ from sottovoce.devices.fit import (
     mapped,
     memory_terms,
     predict,
+    seconds_per_byte,
     step_bytes,
 )
 from sottovoce.devices.profile import profile_bundle
@@ -163,6 +164,11 @@ def test_speed_follows_bandwidth_and_reports(manifest: Manifest, report) -> None
     assert known.rtf
     assert known.rtf.expected == pytest.approx(report.timing.rtf, rel=0.2)  # the last token takes no step
     assert step_bytes(manifest) == report.step_bytes
+    assert f"{report.bundle} on {report.machine.processor}" in known.reasons[-1]
+    # One disturbed utterance of several decides nothing.
+    first, *others = report.utterances
+    steady = replace(report, utterances=(first, *others, *others, replace(others[-1], busy=9 * others[-1].busy)))
+    assert seconds_per_byte(steady) == seconds_per_byte(report)
 
 
 def test_the_commands(tiny_bundle: Path, report, tmp_path: Path, capsys) -> None:
