@@ -11,6 +11,7 @@ MODULES = (
     "export_fit",
     "quantized",
     "kernels",
+    "attention",
     "sampling",
     "codec_formats",
     "kv_table",

@@ -87,6 +87,7 @@ class Layers:
 
     def attention(self, x: str, where: str, past: str, present: str) -> str:
         """x [1,T,d] → [1,T,d]; reads the caches `past`.key|value and makes those of `present`."""
+        self._divide_queries(where)
         projected, name, rotary = self._project(x, where), where, self.wires.rotary
         if self.wires.half:
             projected, name, rotary = self._turned(projected, where), f"{where}{HALF}", ("", "", "")
@@ -104,11 +105,21 @@ class Layers:
             num_heads=self.config.heads,
             kv_num_heads=self.config.kv_heads,
             do_rotary=int(any(rotary)),
+            scale=1.0,
             **quantized,
         )
         if self.wires.half:
             attended = self.nodes.add("Cast", [attended], where, to=TensorProto.FLOAT)
         return self.weights.linear(self.nodes, attended, f"{where}.o_proj")
+
+    def _divide_queries(self, where: str) -> None:
+        """By √D, in the weights, so that the op multiplies scores by 1.
+
+        For a single query and no other factor, the engine has an x86 kernel that reads keys as they lie; else it
+        first turns those of all slots around, for each head that looks at them.
+        """
+        last = "q_norm" if self.traits.qk_norm else "q_proj"
+        self.nodes.source.multiply(f"{where}.{last}", self.config.head_dim**-0.5)
 
     def _turned(self, projected: list[str], where: str) -> list[str]:
         """Queries, keys and values in float16, rotated before: done by the op, in float16, logits would differ half as

@@ -17,6 +17,7 @@ from sottovoce.export.head import ids_of
 from sottovoce.export.patch_told import LOGITS, TOLD
 from sottovoce.runtime.manifest import CacheGroup, SamplingSpec
 from sottovoce.runtime.philox import uniforms
+from sottovoce.runtime.session import whole_rows
 
 Feed = dict[str, np.ndarray]
 
@@ -65,7 +66,8 @@ class PatchDriver:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-        self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
+        with whole_rows():  # the kernels that will speak
+            self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         assert parts.patch is not None
         self._spec, self._codes, self._ids = parts.patch, codes, ids_of(parts.head.ids)
         self.patch = parts.patch.size

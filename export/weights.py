@@ -32,11 +32,21 @@ class Source:
         self._tensor = source.read if isinstance(source, Checkpoint) else source.state_dict().__getitem__
         with torch.device("meta"):
             self.shapes = {name: tuple(tensor.shape) for name, tensor in Decoder(self.config).state_dict().items()}
+        self._factors: dict[str, np.float32] = {}
+
+    def multiply(self, module: str, factor: float) -> None:
+        """From now on weight and bias of `module` are read times `factor`."""
+        self._factors |= {f"{module}.{kind}": np.float32(factor) for kind in ("weight", "bias")}
 
     def read(self, *names: str) -> np.ndarray:
         """The named tensors stacked along their first axis, float32."""
-        arrays = [self._tensor(name).detach().float().numpy(force=True) for name in names]
+        arrays = [self._read(name) for name in names]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def _read(self, name: str) -> np.ndarray:
+        """One tensor, times its factor where it has one."""
+        array: np.ndarray = self._tensor(name).detach().float().numpy(force=True)
+        return array * self._factors[name] if name in self._factors else array
 
     def matrix_shape(self, *names: str) -> tuple[int, int]:
         """Shape [N, K] of matrices stacked along their rows."""

@@ -36,6 +36,11 @@ class WrittenWeights:
         self._bits = {name: found["bits"] for name, found in attributes.items() if "bits" in found}
         casts = {node.output[0]: node.input[0] for node in every_node(graph) if node.op_type == "Cast"}
         self._transposed = {casts.get(node.input[1]) for node in every_node(graph) if node.op_type == "MatMul"}
+        self._attention = {
+            f"{node.name}.": {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            for node in every_node(graph)
+            if node.op_type == "GroupQueryAttention"
+        }
         self._blocks = {name: found["block_size"] for name, found in attributes.items() if "block_size" in found}
         self._data = np.memmap(path.with_name(DATA), np.uint8, "r")
 
@@ -48,6 +53,18 @@ class WrittenWeights:
         """HF names of the matrices stacked in `name`: queries and keys lie before values where they have no own."""
         query, key = (name.replace(".v_proj.", f".{kind}_proj.") for kind in "qk")
         return [name] if query == name or query in self._tensors else [query, key, name]
+
+    def factor(self, member: str, rows: int) -> float:
+        """By what the written matrix `member` of so many `rows` has to be multiplied to be the checkpoint's.
+
+        Queries, or the norm that they go through, were multiplied beforehand where the attention op says that it
+        multiplies scores by anything but its default, 1 / √D.
+        """
+        where, queries, _ = member.partition("q_proj.")
+        found = next((a for name, a in self._attention.items() if name.startswith(where)), {}) if queries else {}
+        if not found.get("scale") or f"{where}q_norm.weight" in self._tensors:
+            return 1.0
+        return float(found["scale"]) * float(np.sqrt(rows / found["num_heads"]))
 
     def scales(self, layers: int) -> list[tuple[float, float]]:
         """The scales of an int8 cache: of keys and of values, layer by layer."""
@@ -126,19 +143,23 @@ def load_written(decoder: nn.Module, graph: Path, head_ids: Sequence[int]) -> fl
             start = 0
             for member in weights.members(name):
                 kept = np.array(head_ids) if member == _HEAD else np.arange(len(parameters[member]))
-                errors += _replace(parameters[member], kept, weights, name, start)
+                factor = weights.factor(member, len(parameters[member]))
+                errors += _replace(parameters[member], kept, weights, name, start, factor)
                 start += len(kept)
     return float(np.max(errors))  # NaN stays NaN
 
 
 def _replace(
-    parameter: torch.Tensor, kept: np.ndarray, weights: WrittenWeights, name: str, start: int
+    parameter: torch.Tensor, kept: np.ndarray, weights: WrittenWeights, name: str, start: int, factor: float
 ) -> Iterator[float]:
-    """Overwrite rows `kept` of a parameter with those of `name` from `start` on; yields errors in units of scale."""
+    """Overwrite rows `kept` of a parameter with those of `name` from `start` on, times `factor`.
+
+    Yields errors in units of scale.
+    """
     for first in range(0, len(kept), _ROWS):
         ids = torch.from_numpy(kept[first : first + _ROWS])
         row = start + first
-        values, scales = weights.rows(name, row, row + len(ids), parameter.shape[1])
+        values, scales = (factor * x for x in weights.rows(name, row, row + len(ids), parameter.shape[1]))
         difference = np.abs(parameter[ids].numpy() - values)
         yield float((difference / np.maximum(np.abs(scales), np.finfo(np.float32).tiny)).max())
         parameter[ids] = torch.from_numpy(np.ascontiguousarray(values))

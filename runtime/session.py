@@ -1,8 +1,10 @@
 """The seam to ONNX Runtime: how a graph is opened, and the few methods the runtime needs of an open one."""
 
 import os
+import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -26,6 +28,9 @@ UNPLANNED: Final = ("prefill", "decode")
 """Graphs of the portable flavour, whose activations are megabytes: planned, they are one block more, beside the pieces
 that the first run took, and new at every run.
 """
+
+NO_TILES: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+"""What the engine asks of the environment when it opens a graph, not of the graph, before it attends in tiles."""
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -171,11 +176,29 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     if adjust:
         adjust(options)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with whole_rows():
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise BundleError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from None
     give_back(path.parent)
     return Graph(path, session)
+
+
+@contextmanager
+def whole_rows() -> Iterator[None]:
+    """Graphs that are opened meanwhile attend over whole rows of scores, on x86, unless the environment says otherwise.
+
+    Tiles are for prefixes of thousands of tokens in one run. Over a single query they take twice as long, since they
+    miss the kernel for it (`benchmarks.attention`); which is faster on ARM was not measured.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or NO_TILES in os.environ:
+        yield
+        return
+    os.environ[NO_TILES] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_TILES, None)
 
 
 def check_onnxruntime(minimum: str) -> None:

@@ -1,6 +1,7 @@
 """Opening a bundle: every kind of damage is one line that names the file."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -12,7 +13,7 @@ from sottovoce.runtime.bundle import load_bundle
 from sottovoce.runtime.contract import token_ids
 from sottovoce.runtime.manifest import HeadSpec, TensorSpec
 from sottovoce.runtime.paths import inside
-from sottovoce.runtime.session import SPIN_US, Graph, open_session, thread_count
+from sottovoce.runtime.session import NO_TILES, SPIN_US, Graph, open_session, thread_count
 from tests.runtime.fakes import CODEC, PROMPT, SAMPLING, fake_session, manifest, write_files
 
 
@@ -242,6 +243,30 @@ def test_graphs_of_fixed_shapes_are_not_planned(tmp_path, name, planned):
     with pytest.raises(BundleError):
         open_session(tmp_path / f"{name}.onnx", 1, seen.append)
     assert seen[0].enable_mem_pattern is planned
+
+
+@pytest.mark.parametrize(
+    ("machine", "before", "meanwhile"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
+)
+def test_attention_in_tiles_only_where_that_is_wished_or_the_processor_is_another(
+    tmp_path, monkeypatch, machine, before, meanwhile
+):
+    monkeypatch.setattr(session_module.platform, "machine", lambda: machine)
+    monkeypatch.delenv(NO_TILES, raising=False)
+    if before:
+        monkeypatch.setenv(NO_TILES, before)
+    seen = []
+    opened = session_module.onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        session_module.onnxruntime,
+        "InferenceSession",
+        lambda *args, **kwargs: seen.append(os.environ.get(NO_TILES)) or opened(*args, **kwargs),
+    )
+    with pytest.raises(BundleError):
+        open_session(tmp_path / "none.onnx", 1)
+    assert seen == [meanwhile]
+    assert os.environ.get(NO_TILES) == before
 
 
 class Refusing:
