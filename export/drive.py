@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from sottovoce.runtime.manifest import CacheGroup
-from sottovoce.runtime.session import whole_rows
+from sottovoce.runtime.session import untiled
 
 HIDDEN = np.float32(-1e30)
 GARBAGE = 1e3
@@ -56,7 +56,7 @@ class Driver:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-        with whole_rows():  # the kernels that will speak
+        with untiled():  # as the runtime here does
             self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         self._group, self._garbage = group, garbage
         shape = (1, group.kv_heads, group.slots, group.head_dim)

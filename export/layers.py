@@ -119,7 +119,7 @@ class Layers:
         first turns those of all slots around, for each head that looks at them.
         """
         last = "q_norm" if self.traits.qk_norm else "q_proj"
-        self.nodes.source.multiply(f"{where}.{last}", self.config.head_dim**-0.5)
+        self.nodes.source.read_times(self.config.head_dim**-0.5, f"{where}.{last}")
 
     def _turned(self, projected: list[str], where: str) -> list[str]:
         """Queries, keys and values in float16, rotated before: done by the op, in float16, logits would differ half as

@@ -17,7 +17,7 @@ from sottovoce.export.head import ids_of
 from sottovoce.export.patch_told import LOGITS, TOLD
 from sottovoce.runtime.manifest import CacheGroup, SamplingSpec
 from sottovoce.runtime.philox import uniforms
-from sottovoce.runtime.session import whole_rows
+from sottovoce.runtime.session import untiled
 
 Feed = dict[str, np.ndarray]
 
@@ -66,7 +66,7 @@ class PatchDriver:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-        with whole_rows():  # the kernels that will speak
+        with untiled():  # as the runtime here does
             self._session = onnxruntime.InferenceSession(model or graph, options, providers=["CPUExecutionProvider"])
         assert parts.patch is not None
         self._spec, self._codes, self._ids = parts.patch, codes, ids_of(parts.head.ids)

@@ -34,8 +34,8 @@ class Source:
             self.shapes = {name: tuple(tensor.shape) for name, tensor in Decoder(self.config).state_dict().items()}
         self._factors: dict[str, np.float32] = {}
 
-    def multiply(self, module: str, factor: float) -> None:
-        """From now on weight and bias of `module` are read times `factor`."""
+    def read_times(self, factor: float, module: str) -> None:
+        """From now on weight and bias of `module` are read times `factor`; an fp16 file rounds what comes of it."""
         self._factors |= {f"{module}.{kind}": np.float32(factor) for kind in ("weight", "bias")}
 
     def read(self, *names: str) -> np.ndarray:

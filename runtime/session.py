@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ that the first run took, and new at every run.
 
 NO_TILES: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 """What the engine asks of the environment when it opens a graph, not of the graph, before it attends in tiles."""
+
+_OPENING = threading.RLock()
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -176,7 +179,7 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
     if adjust:
         adjust(options)
     try:
-        with whole_rows():
+        with untiled():
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise BundleError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from None
@@ -185,20 +188,22 @@ def open_session(path: Path, threads: int, adjust: Callable[[Any], None] | None 
 
 
 @contextmanager
-def whole_rows() -> Iterator[None]:
-    """Graphs that are opened meanwhile attend over whole rows of scores, on x86, unless the environment says otherwise.
+def untiled() -> Iterator[None]:
+    """Graphs that are opened meanwhile attend without tiles, on x86, unless the environment says otherwise.
 
-    Tiles are for prefixes of thousands of tokens in one run. Over a single query they take twice as long, since they
-    miss the kernel for it (`benchmarks.attention`); which is faster on ARM was not measured.
+    Tiles are for prefixes of thousands of tokens in one run. Over a single query they take up to twice as long, since
+    they miss the kernel for it (`benchmarks.attention`); which is faster on ARM was not measured. One thread opens
+    graphs at a time: the environment is everybody's.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64") or NO_TILES in os.environ:
-        yield
-        return
-    os.environ[NO_TILES] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(NO_TILES, None)
+    with _OPENING:
+        if platform.machine().lower() not in ("x86_64", "amd64") or NO_TILES in os.environ:
+            yield
+            return
+        os.environ[NO_TILES] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[NO_TILES]
 
 
 def check_onnxruntime(minimum: str) -> None:

@@ -1,13 +1,23 @@
 """A virtual environment for each peer, made once; this project's own is left as it is."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 HERE = Path(__file__).parent
+
+PROCESSOR: Final = Path("/proc/cpuinfo")
+
+FLAGS: Final = {
+    "GGML_AVX512": "avx512f",
+    "GGML_AVX512_VBMI": "avx512vbmi",
+    "GGML_AVX512_VNNI": "avx512_vnni",
+}
+"""Switches of a build that not every processor here has, and what Linux calls what they switch on."""
 
 
 class PeerError(Exception):
@@ -15,9 +25,13 @@ class PeerError(Exception):
 
 
 def requirements(module: str) -> str:
-    """The pins of a peer; nothing for this project itself."""
+    """A peer's pins, without switches for instructions that this processor lacks; nothing for this project itself."""
     pins = HERE / f"{module}.txt"
-    return pins.read_text(encoding="utf-8") if pins.exists() else ""
+    text = pins.read_text(encoding="utf-8") if pins.exists() else ""
+    known = set(PROCESSOR.read_text().split()) if PROCESSOR.exists() else set(FLAGS.values())
+    for switch in (name for name, flag in FLAGS.items() if flag not in known):
+        text = re.sub(rf"-D{switch}=ON;", "", text)
+    return text
 
 
 def interpreter(module: str, cache: Path) -> Path:
@@ -33,9 +47,12 @@ def interpreter(module: str, cache: Path) -> Path:
         return python
     cache.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
+    pins = cache / f"{module}.pins"
+    pins.write_text(wanted, encoding="utf-8")
     with (cache / f"{module}.log").open("wb") as log:
-        run([sys.executable, "-m", "venv", str(folder)], log)
-        run([str(python), "-m", "pip", "install", "--requirement", str(HERE / f"{module}.txt")], log)
+        run([sys.executable, "-m", "venv", "--clear", str(folder)], log)
+        # pip's cache would give a wheel of the same version that was built with other switches
+        run([str(python), "-m", "pip", "install", "--no-cache-dir", "--requirement", str(pins)], log)
     stamp.write_text(wanted, encoding="utf-8")
     return python
 

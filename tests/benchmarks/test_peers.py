@@ -1,5 +1,6 @@
 """The driver of the peers: turns of real processes, what fails leaves a line, tables, gates. No network."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -119,6 +120,21 @@ def test_peers_have_their_pins_and_this_project_none() -> None:
         assert bool(lines) == (entry.module not in {OURS, "growing", "together"}) and all("==" in pin for pin in lines)
         assert (Path(environments.__file__).parent / f"{entry.module}.py").exists()
         assert not entry.beside or ENTRIES[entry.beside].module == OURS
+
+
+@pytest.mark.parametrize(
+    ("flags", "built_with"),
+    [("avx2 fma", []), ("avx2 avx512f avx512vbmi", ["", "_VBMI"]), (None, ["", "_VBMI", "_VNNI"])],
+)
+def test_llama_is_built_for_instructions_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, built_with: list[str]
+) -> None:
+    monkeypatch.setattr(environments, "PROCESSOR", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    pins = environments.requirements("llama")
+    assert re.findall(r"-DGGML_AVX512(\w*)=ON;", pins) == built_with
+    assert "-DGGML_AVX2=ON;" in pins and pins.count("\n") == 4
 
 
 def test_environments_are_made_once_and_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from sottovoce.export.weight_recipe import WeightRecipe
 from sottovoce.export.written_parity import check_written
 from sottovoce.models.decoder import Decoder
 from sottovoce.models.masks import wand_mask
+from sottovoce.runtime.session import NO_TILES
 from tests.models.shapes import CONFIGS, tiny_decoder
 
 PREFIX = 12
@@ -98,6 +99,17 @@ def test_byte_cache_is_torchs_rounded_cache(tmp_path: Path, name: str, weights: 
     assert report.cache_error is not None
     assert 1e-3 < report.cache_error < 0.06
     assert check_decoder(decoder, tmp_path, parts).failures == ()
+
+
+@pytest.mark.parametrize(("cache", "window"), [("fp32", 9), ("fp32", 148), ("int8", 9), ("int8", 148)])
+def test_attention_in_tiles_is_torchs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, window: int
+) -> None:
+    """As the engine does where nobody tells it otherwise, and on ARM."""
+    monkeypatch.setenv(NO_TILES, "0")
+    decoder, parts = export(tmp_path, "llama3_rope", "fp32" if cache == "fp32" else "int8", window, cache=cache)
+    check = check_decoder if cache == "fp32" else check_written
+    assert check(decoder, tmp_path, parts).failures == ()
 
 
 def test_byte_cache_forgets_garbage(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from sottovoce.export.cache_scales import random_utterances
 from sottovoce.export.decoder import GRAPH, DecoderOptions, export_decoder
+from sottovoce.export.patch_graph import PatchOptions, export_patches
+from sottovoce.export.variants import every_node
 from sottovoce.runtime.manifest import CacheFormat, Flavour
-from tests.models.shapes import tiny_decoder
+from tests.models.patches import PROMPT, tiny_patches
+from tests.models.shapes import CONFIGS, tiny_decoder
 
 LLAMA = {"GroupQueryAttention": 1, "SkipSimplifiedLayerNormalization": 2, "QuickGelu": 1, "Mul": 1}
 QWEN3 = {**LLAMA, "Reshape": 4, "SimplifiedLayerNormalization": 2}
@@ -37,6 +40,27 @@ def test_a_layer_is_these_ops_and_no_others(tmp_path: Path, name: str, products:
         export_decoder(tiny_decoder(name, **{key: layers}), options, folder)
         counts.append(ops(folder))
     assert counts[1] - counts[0] == Counter({"MatMulNBits": products, **rest})
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_attention_multiplies_by_one(tmp_path: Path, name: str, cache: CacheFormat) -> None:
+    """For no other factor the engine reads keys as they lie; parity tells whether the queries were divided before."""
+    heard = random_utterances(range(20), 6, 4)
+    export_decoder(tiny_decoder(name), DecoderOptions("int8", 6, 4, 64, cache=cache, heard=heard), tmp_path)
+    assert scales(tmp_path) == [1.0, 1.0]
+
+
+def test_so_does_attention_of_patches_in_the_loop_too(tmp_path: Path) -> None:
+    export_patches(tiny_patches(), PROMPT, PatchOptions("fp32", 16, 7, 9, 64), tmp_path)
+    assert len(found := scales(tmp_path)) > 2 and set(found) == {1.0}
+
+
+def scales(folder: Path) -> list[float]:
+    """What each fused attention multiplies scores by, 0 for its default."""
+    graph = onnx.load(folder / GRAPH, load_external_data=False).graph
+    ops = [node for node in every_node(graph) if node.op_type == "GroupQueryAttention"]
+    return [{a.name: a.f for a in node.attribute}.get("scale", 0.0) for node in ops]
 
 
 HALF = {

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pytest
@@ -267,6 +269,24 @@ def test_attention_in_tiles_only_where_that_is_wished_or_the_processor_is_anothe
         open_session(tmp_path / "none.onnx", 1)
     assert seen == [meanwhile]
     assert os.environ.get(NO_TILES) == before
+
+
+def test_threads_that_open_graphs_at_once_all_get_what_they_ask_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv(NO_TILES, raising=False)
+    seen = []
+
+    def opened(*args, **kwargs):
+        time.sleep(0.02 * (1 + len(seen) % 2))
+        seen.append(os.environ.get(NO_TILES))
+        raise RuntimeError("not a graph")
+
+    monkeypatch.setattr(session_module.onnxruntime, "InferenceSession", opened)
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(open_session, tmp_path / "none.onnx", 1) for _ in range(8)]
+    assert all(isinstance(done.exception(), BundleError) for done in made)
+    assert seen == ["1"] * 8
+    assert NO_TILES not in os.environ
 
 
 class Refusing:
