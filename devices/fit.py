@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from sottovoce.devices.report import Profile
 from sottovoce.devices.table import Device
+from sottovoce.runtime.decode import PREFILL_CHUNK
 from sottovoce.runtime.manifest import Manifest, PrefillSpec
 from sottovoce.runtime.session import QDQ_BLOCK
 
@@ -25,7 +26,7 @@ RUNTIME: Final = {"interpreter": 27.6e6, "libraries": 40.5e6, "graphs": 4.2e6, "
 """Bytes that do not depend on the bundle's size."""
 
 ARENA: Final = 4.2e6
-"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of 32 tokens."""
+"""Bytes that are used of the engine's arenas, decoder and codec, after prefills of PREFILL_CHUNK tokens."""
 
 PER_TOKEN: Final = (27.0, 2.25)
 """Numbers that a token of a prefix takes where all P are read at once, by hidden and by intermediate size.
@@ -153,7 +154,7 @@ def _decoders(manifest: Manifest) -> int:
 def _arena(manifest: Manifest) -> Term:
     """Activations: what follows from the shapes of a whole prefix is an estimate."""
     if manifest.prefill is None:
-        return Term("arena", _certain(ARENA), "activations of prefills of 32 tokens and of the codec")
+        return Term("arena", _certain(ARENA), f"activations of prefills of {PREFILL_CHUNK} tokens and of the codec")
     tokens, floats = manifest.cache.groups[0].prefix, float_cache(manifest)
     whole, copied = whole_prefix(manifest.prefill, tokens), "; keys in float32, at every step" if floats else ""
     low, expected, high = (ARENA + share * whole + floats for share in (0.7, 1, 1.3))

@@ -16,7 +16,7 @@ from sottovoce.runtime.utterance import Utterance
 LENGTHS: Final = ("seqlens_k", "total_sequence_length")
 """Inputs that tell the fused op where it writes: the last slot that is read, and how many are."""
 
-PREFILL_CHUNK: Final = 32
+PREFILL_CHUNK: Final = 24
 """Prefix tokens run at once unless told otherwise: it bounds the activations."""
 
 
