@@ -149,8 +149,7 @@ class PortableBackbone(Backbone):
             row = add("Reshape", [x, "shape.row_kv"], f"{where}.{part}_row")
             now.append(self._read(self._write(row, f"{present}.{part}", where, part), f"{where}.{part}_now"))
             before.append(self._read(f"{past}.{part}", f"{where}.{part}_past"))
-        q = add("Transpose", [q], f"{where}.q_turned", perm=[0, 1, 3, 2])
-        scores = [self._scores(keys, q, f"{keys}.scores") for keys in (before[0], now[0])]
+        scores = [self._product(q, keys, f"{keys}.scores") for keys in (before[0], now[0])]
         joined = add("Concat", scores, f"{where}.joined", axis=3)
         weights = add(
             "Softmax", [add("Add", [joined, "attention_bias"], f"{where}.biased")], f"{where}.weights", axis=3
@@ -181,12 +180,6 @@ class PortableBackbone(Backbone):
         apart = add("Reshape", [sums, "shape.apart"], f"{where}.sum_apart")
         back = add("Transpose", [apart], f"{where}.sum_back", perm=[0, 2, 1, 3])
         return add("Reshape", [back, "shape.joined"], f"{where}.flat")
-
-    def _scores(self, keys: str, q: str, name: str) -> str:
-        """keys [1,H,S,D] times q [1,H,D,n] → [1,H,n,S]."""
-        return self.nodes.add(
-            "Transpose", [self.nodes.add("MatMul", [keys, q], f"{name}.turned")], name, perm=[0, 1, 3, 2]
-        )
 
     def _product(self, q: str, keys: str, name: str) -> str:
         """q [1,H,n,D] times keys [1,H,S,D] → [1,H,n,S]."""
